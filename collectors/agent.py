@@ -1,0 +1,154 @@
+"""The agent: finds engines, watches each, reads the host, and keeps its own cost in view."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from collectors.config import CollectSettings
+from collectors.discovery import EngineProcess, Scanner
+from collectors.engines import available, find_engines, load
+from collectors.host.reading import HostReader
+from collectors.publisher import Publisher
+from collectors.watcher import Watcher
+
+log = logging.getLogger("latencyprism.agent")
+
+REPORT_PERIOD_SECONDS = 10.0
+
+
+class Agent:
+    """Watch all engines of this host.
+
+    One engine that cannot be read never keeps another from being watched.
+
+    Args:
+        settings: Section ``[collect]``.
+
+        publisher: Where records go.
+
+        version: The agent's version, for the inventory.
+
+        scan: Gives the process table; a parameter for tests.
+    """
+
+    def __init__(
+        self,
+        settings: CollectSettings,
+        publisher: Publisher,
+        version: str,
+        scanner: Scanner | None = None,
+        make_watcher: Callable[..., Watcher] = Watcher,
+    ) -> None:
+        self._settings = settings
+        self._publisher = publisher
+        self._version = version
+        self._scanner = scanner or Scanner()
+        self._make_watcher = make_watcher
+        self._host = settings.host or socket.gethostname()
+        self._frameworks = [load(name) for name in settings.engines or available()]
+        self._host_reader = HostReader(self._host)
+        self._stop = threading.Event()
+        self._said_none = False
+        self.watchers: dict[str, Watcher] = {}
+
+    def run(self, seconds: float | None = None) -> None:
+        """Work until `stop` is called, or for so long."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        periods = {
+            self._discover: self._settings.discovery_period_seconds,
+            self._read_host: self._settings.reading_period_seconds,
+            self._report: REPORT_PERIOD_SECONDS,
+        }
+        due = dict.fromkeys(periods, 0.0)
+        # The first inventory is published by each watcher itself.
+        due[self._report] = time.monotonic() + REPORT_PERIOD_SECONDS
+        self._cpu_seconds, self._cpu_at = time.process_time(), time.monotonic()
+        try:
+            while not self._stop.is_set():
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    return
+                for task, at in due.items():
+                    if now >= at:
+                        due[task] = now + periods[task]
+                        self._guarded(task)
+                pause = min(due.values()) - time.monotonic()
+                if deadline is not None:
+                    pause = min(pause, deadline - time.monotonic())
+                self._stop.wait(max(pause, 0.01))
+        finally:
+            for watcher in self.watchers.values():
+                watcher.stop()
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._stop.set()
+
+    def _guarded(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Exception as err:
+            log.error("%s failed and is tried again: %s", task.__name__.strip("_"), err)
+
+    def _discover(self) -> None:
+        for engine_id, watcher in list(self.watchers.items()):
+            if watcher.ended.is_set():
+                del self.watchers[engine_id]
+        engines = [
+            engine
+            for engine in find_engines(self._scanner.scan(), self._frameworks)
+            if not self._settings.ports or engine.port in self._settings.ports
+        ]
+        for engine in engines:
+            self._watch(engine)
+        if not engines and not self._said_none:
+            self._said_none = True
+            log.info(
+                "No engine found yet on %s; looking every %g s for: %s.",
+                self._host,
+                self._settings.discovery_period_seconds,
+                ", ".join(framework.name() for framework in self._frameworks),
+            )
+
+    def _watch(self, engine: EngineProcess) -> None:
+        engine_id = f"{self._host}:{engine.name}"
+        known = self.watchers.get(engine_id)
+        if known is not None:
+            if known.engine.core == engine.core:
+                # Workers and server may appear after the core was found.
+                known.engine = engine
+                return
+            # The old process is gone and its watcher is about to notice.
+            if not known.ended.wait(1.0):
+                return
+        framework = next(f for f in self._frameworks if f.name() == engine.framework)
+        watcher = self._make_watcher(
+            engine, framework, self._host, self._publisher, self._settings, self._version
+        )
+        self.watchers[engine_id] = watcher
+        watcher.start()
+
+    def _read_host(self) -> None:
+        engines = {
+            engine_id: watcher.engine
+            for engine_id, watcher in self.watchers.items()
+            if not watcher.ended.is_set()
+        }
+        hosts, processes = self._host_reader.read(engines)
+        for host_reading in hosts:
+            self._publisher.publish(host_reading)
+        for process_reading in processes:
+            self._publisher.publish(process_reading)
+
+    def _report(self) -> None:
+        now, used = time.monotonic(), time.process_time()
+        ratio = (used - self._cpu_seconds) / max(now - self._cpu_at, 1e-9)
+        self._cpu_seconds, self._cpu_at = used, now
+        share = ratio / max(len(self.watchers), 1)
+        for watcher in list(self.watchers.values()):
+            if not watcher.ended.is_set():
+                watcher.count_engine_iterations()
+                watcher.report(cpu_ratio=share)
+                watcher.govern(share)

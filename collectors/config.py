@@ -1,0 +1,51 @@
+"""What the agent is told: section ``[collect]`` of the configuration file."""
+
+from typing import Annotated
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the agent reads this host.
+
+    Attributes:
+        host: Name of this host in every record; empty for the system's own name.
+
+        engines: Frameworks to look for; empty for all that this version knows.
+
+        ports: Watch only engines that serve on these ports; empty for all.
+
+        poll_hz: Reads of an engine's iteration counter per second.
+
+        stack_hz: Stack samples of an engine per second.
+
+        open_iteration_seconds: A running iteration is reported again every so often.
+
+        discovery_period_seconds: Pause between two looks for engines that came or went.
+
+        reading_period_seconds: Pause between two readings of host and processes.
+
+        metrics_period_seconds: Pause between two scrapes of an engine's /metrics.
+
+        metrics_timeout_seconds: How long one scrape may take.
+
+        queue_records: Records kept while the broker is away; beyond that the oldest go.
+
+        cpu_budget_ratio: Share of one core that reading one process may cost; above it the
+            rates are halved.
+    """
+
+    host: str = ""
+    engines: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    poll_hz: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 1000
+    stack_hz: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100
+    open_iteration_seconds: Positive = 0.1
+    discovery_period_seconds: Positive = 2.0
+    reading_period_seconds: Positive = 1.0
+    metrics_period_seconds: Positive = 1.0
+    metrics_timeout_seconds: Positive = 2.0
+    queue_records: Annotated[int, msgspec.Meta(ge=100)] = 100_000
+    cpu_budget_ratio: Positive = 0.02

@@ -1,0 +1,212 @@
+"""Send records to Kafka without ever holding up whoever reads the engine.
+
+Records wait in a bounded queue of our own in front of librdkafka's. While the broker is away
+the newest are kept and the oldest dropped, and the count is reported.
+"""
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from typing import Any, BinaryIO, Protocol
+
+from schemas.codec import encode
+from schemas.records import Record
+from schemas.settings import KafkaSettings
+from schemas.topics import key_of, time_ms_of, topic_of
+
+log = logging.getLogger("latencyprism.publisher")
+
+# Messages inside librdkafka. Small, so that what is dropped is chosen here, by age.
+IN_FLIGHT = 10_000
+
+
+class Publisher(Protocol):
+    """Takes records; must not block and must not raise."""
+
+    @property
+    def dropped(self) -> int:
+        """Records that were lost so far."""
+        ...
+
+    def publish(self, record: Record) -> None:
+        """Take a record to be sent as soon as possible."""
+        ...
+
+
+class RecordQueue:
+    """A queue that drops its oldest record when full, and counts it.
+
+    Args:
+        capacity: Records kept.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._records: deque[Record] = deque()
+        self._capacity = capacity
+        self._filled = threading.Condition()
+        self.dropped = 0
+
+    def put(self, record: Record) -> None:
+        """Add a record; the oldest goes where there is no room."""
+        with self._filled:
+            if len(self._records) >= self._capacity:
+                self._records.popleft()
+                self.dropped += 1
+            self._records.append(record)
+            self._filled.notify()
+
+    def take(self, timeout_seconds: float) -> Record | None:
+        """Remove the oldest record, waiting for one; None after the timeout."""
+        with self._filled:
+            if not self._records:
+                self._filled.wait(timeout_seconds)
+            return self._records.popleft() if self._records else None
+
+    def __len__(self) -> int:
+        """Records waiting."""
+        with self._filled:
+            return len(self._records)
+
+
+class KafkaPublisher:
+    """Publish to Kafka from a thread of its own.
+
+    Args:
+        settings: Where the brokers are.
+
+        queue_records: Records kept while they are away.
+    """
+
+    def __init__(self, settings: KafkaSettings, queue_records: int) -> None:
+        from confluent_kafka import Producer
+
+        self._servers = settings.bootstrap_servers
+        self._queue = RecordQueue(queue_records)
+        self._stop = threading.Event()
+        self._reachable = True
+        self._dropped_reported = 0
+        self.failed = 0
+        self.sent = 0
+        self._producer: Any = Producer(
+            settings.client_options()
+            | {
+                # One record is one batch of the engine: waiting to fill a message set would cost
+                # more latency than the detection itself.
+                "linger.ms": 0,
+                "acks": "1",
+                "compression.type": "none",
+                "queue.buffering.max.messages": IN_FLIGHT,
+                "message.timeout.ms": 120_000,
+                # The Java and Faust clients' partitioner, so that joined topics agree.
+                "partitioner": "murmur2_random",
+                "socket.nagle.disable": True,
+                "reconnect.backoff.max.ms": 1000,
+                "error_cb": self._on_error,
+                "log_level": 0,
+            }
+        )
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Records that were lost because the broker was away for too long."""
+        return self._queue.dropped + self.failed
+
+    def publish(self, record: Record) -> None:
+        """Take a record; never blocks."""
+        self._queue.put(record)
+
+    def close(self, timeout_seconds: float = 5.0) -> int:
+        """Send what waits, for so long; give the number of records that did not get out."""
+        self._stop.set()
+        self._thread.join(timeout_seconds)
+        left = int(self._producer.flush(timeout_seconds)) + len(self._queue)
+        if left:
+            log.warning(
+                "%d records were not sent: Kafka at %s did not take them.", left, self._servers
+            )
+        return left
+
+    def _run(self) -> None:
+        while True:
+            record = self._queue.take(0.1)
+            if record is None:
+                self._producer.poll(0)
+                if self._stop.is_set():
+                    return
+                continue
+            self._send(record)
+
+    def _send(self, record: Record) -> None:
+        topic, key, value = topic_of(record).name, key_of(record), encode(record)
+        time_ms = time_ms_of(record)
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value=value, key=key, timestamp=time_ms, on_delivery=self._on_delivery
+                )
+                self._producer.poll(0)
+                return
+            except BufferError:
+                # librdkafka is full: the broker is away. Our own queue fills and drops meanwhile.
+                if self._stop.is_set():
+                    self.failed += 1
+                    return
+                self._producer.poll(0.2)
+
+    def _on_delivery(self, error: Any, _message: Any) -> None:
+        if error is not None:
+            self.failed += 1
+            return
+        self.sent += 1
+        if not self._reachable:
+            self._reachable = True
+            lost = self.dropped - self._dropped_reported
+            self._dropped_reported = self.dropped
+            log.warning(
+                "Kafka at %s takes records again; %d were dropped meanwhile.", self._servers, lost
+            )
+
+    def _on_error(self, error: Any) -> None:
+        # Called for every broken connection; one line per outage is enough.
+        if self._reachable and error.code() in _UNREACHABLE:
+            self._reachable = False
+            log.error(
+                "Kafka at %s is not reachable (%s). Records are kept and sent when it is back; "
+                "check [kafka] bootstrap_servers.",
+                self._servers,
+                error.str(),
+            )
+
+
+# _TRANSPORT, _ALL_BROKERS_DOWN, _RESOLVE of librdkafka.
+_UNREACHABLE = (-195, -187, -193)
+
+
+class StreamPublisher:
+    """Write records as JSON lines to a binary stream: what `collect --stdout` does."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self.dropped = 0
+
+    def publish(self, record: Record) -> None:
+        """Write one line; a reader that went away is no error of ours."""
+        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
+            self._stream.write(encode(record) + b"\n")
+            self._stream.flush()
+
+
+class MemoryPublisher:
+    """Keep records in a list, for tests."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.dropped = 0
+
+    def publish(self, record: Record) -> None:
+        """Append the record."""
+        self.records.append(record)

@@ -1,0 +1,267 @@
+"""Name the cause of a slowdown: which resource is under pressure, and which phase got dearer.
+
+Two judgements kept apart. *Pressure*: how much of a resource's capacity is gone compared with
+this engine's own normal, from 0 to 1. *Inflation*: how much longer a phase takes than its share
+of the expected duration. The cause is the largest pressure above its gate; where no resource of
+the host explains the slowdown, the phase that grew most is named and so is where to look.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Counters = dict[str, float]
+
+# A phase must take this many times its normal share of the expected duration to be named.
+INFLATION_GATE = 1.15
+# Pressure of an unnamed rival in the confidence: two pressures of this size are a toss-up.
+DOUBT = 0.05
+UNKNOWN = "unknown"
+STALL = "stall"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """A resource that may be short.
+
+    Attributes:
+        name: What alerts call it.
+
+        pressure: Share of its capacity that is gone, from the counters before and during; None
+            where a counter is missing.
+
+        gate: Pressure below this is noise.
+
+        sentence: For the alert; ``{before}`` and ``{during}`` are filled with `shows`.
+
+        shows: The counter that makes the case.
+
+        scale: What the counter is multiplied by for a reader, and its unit.
+
+        next_step: What a person on call should do first.
+    """
+
+    name: str
+    pressure: Callable[[Counters, Counters], float | None]
+    gate: float
+    sentence: str
+    shows: str
+    scale: tuple[float, str]
+    next_step: str
+
+    def tell(self, before: Counters, during: Counters) -> str:
+        """Fill the sentence with the counter's two values."""
+        factor, unit = self.scale
+
+        def shown(counters: Counters) -> str:
+            value = counters.get(self.shows)
+            return "unknown" if value is None else f"{value * factor:.3g}{unit}"
+
+        return self.sentence.format(before=shown(before), during=shown(during))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """The cause named first, how sure, and what else is above its gate."""
+
+    cause: str
+    confidence: float
+    sentence: str
+    next_step: str
+    others: tuple[str, ...] = ()
+    pressures: dict[str, float] = field(default_factory=dict)
+
+
+def _headroom_taken(name: str) -> Callable[[Counters, Counters], float | None]:
+    def pressure(before: Counters, during: Counters) -> float | None:
+        if name not in before or name not in during:
+            return None
+        return (during[name] - before[name]) / max(1 - before[name], 0.05)
+
+    return pressure
+
+
+def _relative_loss(name: str) -> Callable[[Counters, Counters], float | None]:
+    def pressure(before: Counters, during: Counters) -> float | None:
+        if not before.get(name) or name not in during:
+            return None
+        return 1 - during[name] / before[name]
+
+    return pressure
+
+
+def _rise(name: str, capacity: float) -> Callable[[Counters, Counters], float | None]:
+    def pressure(before: Counters, during: Counters) -> float | None:
+        if name not in before or name not in during:
+            return None
+        return (during[name] - before[name]) / capacity
+
+    return pressure
+
+
+CAUSES: tuple[Cause, ...] = (
+    Cause(
+        name="host_cpu_contention",
+        pressure=_headroom_taken("others_cpu_ratio"),
+        gate=0.10,
+        sentence="other processes took the host's CPUs: {before} before, {during} now",
+        shows="others_cpu_ratio",
+        scale=(100, " %"),
+        next_step="find the process with 'top' on the host and move or limit it; "
+        "then give the engine CPUs of its own (cpuset, or a Guaranteed pod)",
+    ),
+    Cause(
+        name="host_cpu_steal",
+        pressure=_headroom_taken("cpu_steal_ratio"),
+        gate=0.10,
+        sentence="the hypervisor took CPU time away: {before} before, {during} now",
+        shows="cpu_steal_ratio",
+        scale=(100, " %"),
+        next_step="move the virtual machine to a less loaded host",
+    ),
+    Cause(
+        name="host_cpu_frequency",
+        pressure=_relative_loss("cpu_frequency_hz"),
+        gate=0.10,
+        sentence="the CPUs run slower: {before} before, {during} now",
+        shows="cpu_frequency_hz",
+        scale=(1e-9, " GHz"),
+        next_step="check power caps, thermal throttling and the cpufreq governor of the host",
+    ),
+    Cause(
+        name="memory_pressure",
+        pressure=_rise("memory_pressure_ratio", 1.0),
+        gate=0.05,
+        sentence="tasks wait for memory: {before} of the time before, {during} now",
+        shows="memory_pressure_ratio",
+        scale=(100, " %"),
+        next_step="find what eats the host's memory; stop the swapping",
+    ),
+    Cause(
+        name="disk_pressure",
+        pressure=_rise("io_pressure_ratio", 1.0),
+        gate=0.20,
+        sentence="tasks wait for the disk: {before} of the time before, {during} now",
+        shows="io_pressure_ratio",
+        scale=(100, " %"),
+        next_step="find the writer with 'iotop'; keep the engine's cache and logs off that disk",
+    ),
+)
+
+# A frequency loss below this beside stronger contention is its consequence (more busy cores
+# clock lower), not a second fault.
+CONSEQUENT_FREQUENCY_LOSS = 0.20
+
+PHASE_CAUSES: dict[str, tuple[str, str]] = {
+    "forward": (
+        "forward_slower",
+        "compare the accelerator's clock, power, temperature and other tenants with before "
+        "('nvidia-smi -q -d CLOCK,PERFORMANCE,POWER'); no resource of the host explains it",
+    ),
+    "schedule": ("scheduler_slower", "look at queue length, prefix cache and Python GC"),
+    "dispatch": ("dispatch_slower", "look at the shared-memory queue and the workers' CPUs"),
+    "postprocess": ("postprocess_slower", "look at detokenisation and the output queue"),
+    "communication_wait": ("communication_slower", "look at the slowest rank and the fabric"),
+}
+
+
+def phase_inflation(
+    before_ns: dict[str, int], during_ns: dict[str, int], expected_ratio: float
+) -> dict[str, float]:
+    """Give how many times longer each phase takes than its work explains.
+
+    Args:
+        before_ns: Mean time of each phase per batch, normally.
+
+        during_ns: The same in the incident.
+
+        expected_ratio: Expected duration of the incident's batches over that of the normal
+            ones, so that a heavier workload does not count as inflation.
+    """
+    return {
+        phase: during_ns[phase] / (before_ns[phase] * expected_ratio)
+        for phase in during_ns
+        if before_ns.get(phase, 0) > 0 and expected_ratio > 0
+    }
+
+
+def attribute(
+    before: Counters,
+    during: Counters,
+    phases_before_ns: dict[str, int],
+    phases_during_ns: dict[str, int],
+    expected_ratio: float = 1.0,
+) -> Attribution:
+    """Name the cause of an incident from counters and phases before it and during it.
+
+    >>> found = attribute({"others_cpu_ratio": 0.1}, {"others_cpu_ratio": 0.8}, {}, {})
+    >>> found.cause, round(found.pressures["host_cpu_contention"], 2)
+    ('host_cpu_contention', 0.78)
+    """
+    pressures: dict[str, float] = {}
+    for cause in CAUSES:
+        pressure = cause.pressure(before, during)
+        if pressure is not None:
+            pressures[cause.name] = round(max(0.0, min(1.0, pressure)), 4)
+    gated = sorted(
+        (cause for cause in CAUSES if pressures.get(cause.name, 0.0) >= cause.gate),
+        key=lambda cause: -pressures[cause.name],
+    )
+    if len(gated) > 1:
+        gated = [cause for cause in gated if not _explained_away(cause, gated[0], pressures)]
+    if gated:
+        first = gated[0]
+        strongest = pressures[first.name]
+        rival = pressures[gated[1].name] if len(gated) > 1 else 0.0
+        return Attribution(
+            cause=first.name,
+            confidence=round(strongest / (strongest + rival + DOUBT), 3),
+            sentence=first.tell(before, during),
+            next_step=first.next_step,
+            others=tuple(cause.name for cause in gated[1:]),
+            pressures=pressures,
+        )
+    return _by_phase(phases_before_ns, phases_during_ns, expected_ratio, pressures)
+
+
+def _explained_away(cause: Cause, first: Cause, pressures: dict[str, float]) -> bool:
+    return (
+        cause.name == "host_cpu_frequency"
+        and first.name == "host_cpu_contention"
+        and pressures[cause.name] < CONSEQUENT_FREQUENCY_LOSS
+    )
+
+
+def _by_phase(
+    before_ns: dict[str, int],
+    during_ns: dict[str, int],
+    expected_ratio: float,
+    pressures: dict[str, float],
+) -> Attribution:
+    inflation = phase_inflation(before_ns, during_ns, expected_ratio)
+    # What counts is the time that a phase added, not its own ratio: a tripled microsecond is
+    # no cause.
+    added_ns = {
+        phase: during_ns[phase] - before_ns[phase] * expected_ratio
+        for phase, ratio in inflation.items()
+        if ratio >= INFLATION_GATE and phase in PHASE_CAUSES
+    }
+    total_ns = sum(value for value in added_ns.values() if value > 0)
+    if total_ns <= 0:
+        return Attribution(
+            cause=UNKNOWN,
+            confidence=0.0,
+            sentence="no counter of the host and no phase explains it",
+            next_step="take a capture of the engine's stacks while it lasts",
+            pressures=pressures,
+        )
+    phase = max(added_ns, key=lambda name: added_ns[name])
+    name, next_step = PHASE_CAUSES[phase]
+    return Attribution(
+        cause=name,
+        # Host counters were quiet, which is evidence; what stands behind the phase is not seen.
+        confidence=round(0.7 * added_ns[phase] / total_ns, 3),
+        sentence=f"the {phase} phase takes {inflation[phase]:.2f} times as long for its work, "
+        "and no resource of the host is short",
+        next_step=next_step,
+        pressures=pressures,
+    )

@@ -1,0 +1,117 @@
+"""Records to bytes and back: the only serialisation code there is.
+
+JSON, because a team that reads our topics from its own code should need no library of ours. A
+message that cannot be read raises `DecodeError` with the reason; its reader sends it to the
+dead-letter topic (`dead_letter`) and goes on.
+"""
+
+import base64
+import math
+import time
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+import orjson
+
+from schemas.records import DeadLetter, Record
+
+R = TypeVar("R", bound=Record)
+
+MAX_MESSAGE_BYTES = 1_000_000
+
+
+class DecodeError(ValueError):
+    """The bytes are not a record of the wanted type."""
+
+
+def encode(record: Record) -> bytes:
+    """Encode a record as JSON; numbers that JSON lacks (nan, infinity) become null."""
+    return orjson.dumps(record)
+
+
+def decode(record_type: type[R], value: bytes | None) -> R:
+    """Decode a record of the given type.
+
+    Fields that this version does not know are ignored, so newer agents may write to older
+    workers.
+
+    Raises:
+        DecodeError: The bytes are missing, no JSON, of another schema or version, or a field is
+            of the wrong type. The text says which, with the path of the field.
+    """
+    if not value:
+        raise DecodeError(f"empty message where {_schema_name(record_type)} was expected")
+    if len(value) > MAX_MESSAGE_BYTES:
+        raise DecodeError(f"message of {len(value)} bytes: the limit is {MAX_MESSAGE_BYTES}")
+    try:
+        raw: Any = orjson.loads(value)
+    except orjson.JSONDecodeError as err:
+        raise DecodeError(f"not JSON: {err}") from err
+    expected = _schema_name(record_type)
+    found = raw.get("schema") if isinstance(raw, dict) else None
+    if found != expected:
+        raise DecodeError(_wrong_schema(expected, found))
+    try:
+        return msgspec.convert(raw, record_type)
+    except msgspec.ValidationError as err:
+        raise DecodeError(f"not a valid {expected}: {err}") from err
+    except (ValueError, OverflowError, RecursionError) as err:
+        raise DecodeError(f"not a valid {expected}: {err}") from err
+
+
+def dead_letter(
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    key: bytes | None,
+    value: bytes | None,
+    place: str,
+    error: str,
+    at_ns: int | None = None,
+) -> DeadLetter:
+    """Wrap a message that could not be read, with where and why."""
+    return DeadLetter(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        at_ns=time.time_ns() if at_ns is None else at_ns,
+        place=place,
+        error=error,
+        key_base64=_base64(key),
+        value_base64=_base64(value),
+    )
+
+
+def json_schema(record_type: type[Record]) -> dict[str, Any]:
+    """Generate the JSON Schema of a record, as kept in ``schemas/json``."""
+    return msgspec.json.schema(record_type)
+
+
+def finite(number: float | None) -> float | None:
+    """Give the number, or None where it is nan or infinite and so cannot travel."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+_SCHEMA_NAMES: dict[type, str] = {}
+
+
+def _schema_name(record_type: type[Any]) -> str:
+    name = _SCHEMA_NAMES.get(record_type)
+    if name is None:
+        name = str(get_type_hints(record_type)["schema"].__args__[0])
+        _SCHEMA_NAMES[record_type] = name
+    return name
+
+
+def _wrong_schema(expected: str, found: object) -> str:
+    if found is None:
+        return f'no "schema" field: this topic carries {expected}'
+    kind = expected.partition(".")[0]
+    if isinstance(found, str) and found.partition(".")[0] == kind:
+        return f"unknown version {found!r}: this reader knows {expected}; upgrade it first"
+    return f"schema is {found!r}: this topic carries {expected}"
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data[:MAX_MESSAGE_BYTES]).decode()

@@ -1,0 +1,156 @@
+"""Everything about one engine in one place: join, judge, explain, alert, in one step each batch.
+
+There is no topic between these steps: that is what keeps an alert within milliseconds of the
+batch that gave it away. The class is pure; `streams.app` feeds it from Kafka.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from models.judge import Judge, Judgement
+from schemas.records import Alert, Batch, Engine, HostReading, Iteration
+from streams.alert import Incidents
+from streams.explain import EvidenceKeeper
+from streams.timeline import Timeline
+
+STATE_VERSION = 1
+
+Result = Batch | Alert
+
+
+class Analysis:
+    """The analysis of one engine.
+
+    Args:
+        engine_id: Its id.
+
+        clock_ns: Epoch time; stamps alerts only.
+    """
+
+    def __init__(self, engine_id: str, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self.engine_id = engine_id
+        self._timeline = Timeline()
+        self._judge = Judge()
+        self._evidence = EvidenceKeeper()
+        self._incidents = Incidents(engine_id, self._evidence, clock_ns)
+        self._engine: Engine | None = None
+        self._process_start_ns = 0
+        self._last_sequence = -1
+        self.batches = 0
+        self.repeated = 0
+
+    def add_iteration(self, iteration: Iteration) -> list[Result]:
+        """Take in what one rank reports; give finished batches and alerts, in this order."""
+        if iteration.process_start_ns < self._process_start_ns:
+            return []
+        if iteration.process_start_ns > self._process_start_ns:
+            self._process_start_ns, self._last_sequence = iteration.process_start_ns, -1
+        if iteration.end_ns is None:
+            return self._add_open(iteration)
+        if iteration.sequence <= self._last_sequence and iteration.rank == 0:
+            # Kafka delivers at least once: after a restart some messages come again.
+            self.repeated += 1
+            return []
+        results: list[Result] = []
+        for batch in self._timeline.add(iteration):
+            self._last_sequence = max(self._last_sequence, batch.sequence)
+            results += self._add_batch(batch)
+        return results
+
+    def add_host(self, reading: HostReading) -> list[Alert]:
+        """Take in a reading of the host; it may name a cause or end a silent incident."""
+        self._timeline.add_host(reading)
+        self._evidence.add_host(reading, suspect=self._incidents.suspect)
+        return self._incidents.tick(reading.end_ns)
+
+    def add_engine(self, engine: Engine) -> list[Alert]:
+        """Take in the inventory; an engine that is gone has no open incident."""
+        self._engine = self._incidents.engine = engine
+        self._timeline.ranks = max(engine.ranks, 1)
+        if engine.state == "gone" and engine.process_start_ns >= self._process_start_ns:
+            return self._incidents.close(engine.at_ns)
+        return []
+
+    def to_state(self) -> dict[str, Any]:
+        """Give all that a worker needs to go on from here, as plain data."""
+        return {
+            "version": STATE_VERSION,
+            "process_start_ns": self._process_start_ns,
+            "last_sequence": self._last_sequence,
+            "batches": self.batches,
+            "judge": self._judge.to_state(),
+            "evidence": self._evidence.to_state(),
+            "incidents": self._incidents.to_state(),
+        }
+
+    @classmethod
+    def from_state(
+        cls, engine_id: str, state: dict[str, Any], clock_ns: Callable[[], int] = time.time_ns
+    ) -> "Analysis":
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: It was written by another version.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"checkpoint of version {state.get('version')!r}: this worker reads {STATE_VERSION}"
+            )
+        analysis = cls(engine_id, clock_ns)
+        analysis._process_start_ns = state["process_start_ns"]
+        analysis._last_sequence = state["last_sequence"]
+        analysis.batches = state["batches"]
+        analysis._judge = Judge.from_state(state["judge"])
+        analysis._evidence.restore(state["evidence"])
+        analysis._incidents.restore(state["incidents"])
+        return analysis
+
+    def _add_batch(self, batch: Batch) -> list[Result]:
+        if batch.revision > 0:
+            # Late parts amend the row; the batch was judged when it came.
+            return [batch]
+        self.batches += 1
+        judgement = self._judge.judge(batch.workload, batch.duration_ns / 1e6, batch.end_ns)
+        judged = _judged(batch, judgement)
+        alerts = self._incidents.add(judged)
+        self._evidence.add_batch(judged, suspect=self._incidents.suspect)
+        if self._incidents.incident_id is not None:
+            judged = replace(judged, incident_id=self._incidents.incident_id)
+        return [*alerts, judged]
+
+    def _add_open(self, iteration: Iteration) -> list[Result]:
+        elapsed_ns = iteration.running_ns or 0
+        judgement = self._judge.judge_open(iteration.workload, elapsed_ns / 1e6)
+        if judgement is None:
+            return []
+        running = Batch(
+            engine_id=iteration.engine_id,
+            process_start_ns=iteration.process_start_ns,
+            sequence=iteration.sequence,
+            begin_ns=iteration.begin_ns,
+            end_ns=iteration.begin_ns + elapsed_ns,
+            duration_ns=elapsed_ns,
+            uncertainty_ns=iteration.uncertainty_ns,
+            source=iteration.source,
+            workload=iteration.workload,
+        )
+        return list(self._incidents.add_stall(_judged(running, judgement)))
+
+
+def _judged(batch: Batch, judgement: Judgement) -> Batch:
+    def ns(milliseconds: float | None) -> int | None:
+        return None if milliseconds is None else round(milliseconds * 1e6)
+
+    return replace(
+        batch,
+        expected_ns=ns(judgement.expected_ms),
+        low_ns=ns(judgement.low_ms),
+        high_ns=ns(judgement.high_ms),
+        residual=judgement.residual,
+        score=judgement.score,
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        terms_ns={name: round(value * 1e6) for name, value in judgement.terms_ms.items()},
+    )

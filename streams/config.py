@@ -1,0 +1,41 @@
+"""What the stream workers are told: section ``[stream]`` of the configuration file."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+
+class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the workers read from Kafka and keep their state.
+
+    Attributes:
+        application: Prefix of the consumer groups and of the changelog topic.
+
+        data_dir: Folder for Faust's own files; empty for one under the system's temporary folder.
+
+        checkpoint_batches: An engine's baseline is checkpointed every so many batches.
+
+        fetch_wait_ms: How long a fetch waits on the broker for new messages. A real Kafka
+            answers as soon as one arrives, so this only limits idle traffic.
+
+        embedded: The broker is the embedded one of `latencyprism demo`, which cannot create
+            topics on request.
+
+        changelog_replicas: Copies of the topic that keeps the workers' state.
+    """
+
+    application: str = "latencyprism"
+    data_dir: str = ""
+    checkpoint_batches: Annotated[int, msgspec.Meta(ge=1)] = 200
+    fetch_wait_ms: Annotated[int, msgspec.Meta(ge=1)] = 100
+    embedded: bool = False
+    changelog_replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+    def folder(self, role: str) -> Path:
+        """Give the folder of one worker role."""
+        base = (
+            Path(self.data_dir) if self.data_dir else Path(tempfile.gettempdir()) / "latencyprism"
+        )
+        return base / role

@@ -1,0 +1,126 @@
+"""Join what was seen of one engine into the timeline of its batches.
+
+A batch is one sequence number over all ranks. It is given out as soon as its last known rank has
+reported, or when later ones are on their way and a grace has passed; a part that comes later
+amends it with a higher revision.
+"""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from schemas.records import Batch, HostReading, Iteration
+
+# Event time that a missing rank is waited for.
+GRACE_NS = 500_000_000
+# Batches remembered so that late parts can amend them.
+REMEMBERED = 256
+READINGS = 120
+
+
+@dataclass(slots=True)
+class _Parts:
+    ranks: dict[int, Iteration]
+    revision: int = -1
+
+
+class Timeline:
+    """Collect the iterations of all ranks and the counters around them.
+
+    Args:
+        ranks: How many ranks report.
+    """
+
+    def __init__(self, ranks: int = 1) -> None:
+        self.ranks = ranks
+        self._parts: OrderedDict[tuple[int, int], _Parts] = OrderedDict()
+        self._readings: deque[HostReading] = deque(maxlen=READINGS)
+
+    def add_host(self, reading: HostReading) -> None:
+        """Take in a reading of the host."""
+        self._readings.append(reading)
+
+    def add(self, iteration: Iteration) -> list[Batch]:
+        """Take in one rank's closed iteration; give the batches that are complete by it."""
+        key = (iteration.process_start_ns, iteration.sequence)
+        parts = self._parts.setdefault(key, _Parts({}))
+        parts.ranks[iteration.rank] = iteration
+        ready: list[Batch] = []
+        if self.ranks > 1:
+            ready += self._overdue(iteration)
+        if len(parts.ranks) >= self.ranks:
+            ready.append(self._batch(parts))
+        while len(self._parts) > REMEMBERED:
+            _, oldest = self._parts.popitem(last=False)
+            if oldest.revision < 0:
+                ready.insert(0, self._batch(oldest))
+        return ready
+
+    def counters(self, begin_ns: int, end_ns: int) -> dict[str, float]:
+        """Give the host's counters over a time: the reading that overlaps it most, or the latest.
+
+        Readings come once a period, batches many times, so most batches share one.
+        """
+        best: HostReading | None = None
+        best_overlap_ns = -1
+        for reading in reversed(self._readings):
+            overlap_ns = min(end_ns, reading.end_ns) - max(begin_ns, reading.begin_ns)
+            if overlap_ns > best_overlap_ns:
+                best, best_overlap_ns = reading, max(overlap_ns, 0)
+            if reading.end_ns < begin_ns:
+                break
+        return counters_of(best) if best is not None else {}
+
+    def _overdue(self, newest: Iteration) -> list[Batch]:
+        limit_ns = newest.begin_ns - GRACE_NS
+        return [
+            self._batch(parts)
+            for parts in list(self._parts.values())
+            if parts.revision < 0
+            and parts.ranks
+            and max(part.end_ns or 0 for part in parts.ranks.values()) < limit_ns
+        ]
+
+    def _batch(self, parts: _Parts) -> Batch:
+        parts.revision += 1
+        iterations = list(parts.ranks.values())
+        first = min(iterations, key=lambda part: part.rank)
+        slowest = max(iterations, key=lambda part: (part.end_ns or 0) - part.begin_ns)
+        begin_ns = min(part.begin_ns for part in iterations)
+        end_ns = max(part.end_ns or part.begin_ns for part in iterations)
+        return Batch(
+            engine_id=first.engine_id,
+            process_start_ns=first.process_start_ns,
+            sequence=first.sequence,
+            revision=parts.revision,
+            begin_ns=begin_ns,
+            end_ns=end_ns,
+            duration_ns=max(end_ns - begin_ns, 0),
+            uncertainty_ns=max(part.uncertainty_ns for part in iterations),
+            source=first.source,
+            ranks=len(iterations),
+            missed=first.missed,
+            iterations=first.iterations,
+            workload=first.workload,
+            phases=slowest.phases,
+            counters=self.counters(begin_ns, end_ns),
+        )
+
+
+COUNTERS = (
+    "others_cpu_ratio",
+    "engine_cpu_ratio",
+    "cpu_steal_ratio",
+    "cpu_frequency_hz",
+    "engine_run_queue_wait_ratio",
+    "cpu_pressure_ratio",
+    "memory_pressure_ratio",
+    "io_pressure_ratio",
+    "swap_in_bytes_per_second",
+    "swap_out_bytes_per_second",
+    "major_faults_per_second",
+)
+
+
+def counters_of(reading: HostReading) -> dict[str, float]:
+    """Give the known counters of a reading by name."""
+    return {name: value for name in COUNTERS if (value := getattr(reading, name)) is not None}

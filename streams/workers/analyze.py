@@ -1,0 +1,93 @@
+"""Role ``analyze``: iterations and counters in, judged batches and alerts out."""
+
+import logging
+from typing import Any
+
+import orjson
+
+from schemas.records import Alert, Engine, HostReading, Iteration
+from schemas.settings import KafkaSettings
+from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS
+from streams.analyze import Analysis, Result
+from streams.app import Worker, build_worker
+from streams.config import StreamSettings
+
+log = logging.getLogger("latencyprism.analyze")
+
+TOPICS = {topic.name: topic for topic in (ITERATIONS, HOSTS, ENGINES, BATCHES, ALERTS)}
+
+
+def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
+    """Build the worker."""
+    worker = build_worker("analyze", kafka, stream, TOPICS)
+    app = worker.app
+    table: Any = app.Table(
+        "analyses",
+        default=bytes,
+        key_type=bytes,
+        value_type=bytes,
+        partitions=kafka.partitions,
+    )
+    analyses: dict[str, Analysis] = {}
+
+    def analysis_of(engine_id: str) -> Analysis:
+        analysis = analyses.get(engine_id)
+        if analysis is None:
+            analysis = analyses[engine_id] = _restore(engine_id, table.get(engine_id.encode()))
+        return analysis
+
+    def checkpoint(analysis: Analysis) -> None:
+        table[analysis.engine_id.encode()] = orjson.dumps(analysis.to_state())
+
+    async def publish(analysis: Analysis, results: list[Result]) -> None:
+        alerted = False
+        for result in results:
+            await worker.send(result)
+            alerted = alerted or isinstance(result, Alert)
+        # An incident that opened or closed must survive this worker; a baseline may lose a few
+        # batches.
+        if alerted or (results and analysis.batches % stream.checkpoint_batches == 0):
+            checkpoint(analysis)
+
+    @app.on_partitions_revoked.connect
+    async def forget(*_: Any, **__: Any) -> None:
+        # Another worker may have gone on with these engines by the time they come back: what
+        # counts then is the table.
+        for analysis in analyses.values():
+            if analysis.batches:
+                checkpoint(analysis)
+        analyses.clear()
+
+    async def take_iteration(event: Any) -> None:
+        iteration = await worker.read(event, Iteration)
+        if iteration is not None:
+            analysis = analysis_of(iteration.engine_id)
+            await publish(analysis, analysis.add_iteration(iteration))
+
+    async def take_host(event: Any) -> None:
+        reading = await worker.read(event, HostReading)
+        if reading is not None:
+            analysis = analysis_of(reading.engine_id)
+            await publish(analysis, [*analysis.add_host(reading)])
+
+    async def take_engine(event: Any) -> None:
+        engine = await worker.read(event, Engine)
+        if engine is not None:
+            analysis = analysis_of(engine.engine_id)
+            await publish(analysis, [*analysis.add_engine(engine)])
+
+    for topic, take in ((ITERATIONS, take_iteration), (HOSTS, take_host), (ENGINES, take_engine)):
+        worker.attach(topic, take)
+    return worker
+
+
+def _restore(engine_id: str, state: bytes | None) -> Analysis:
+    if not state:
+        return Analysis(engine_id)
+    try:
+        analysis = Analysis.from_state(engine_id, orjson.loads(state))
+    except (ValueError, KeyError, TypeError) as err:
+        log.warning("%s: its checkpoint is not usable (%s); learning it anew.", engine_id, err)
+        return Analysis(engine_id)
+    log.info("%s: going on after %d batches.", engine_id, analysis.batches)
+    return analysis
