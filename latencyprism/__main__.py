@@ -23,7 +23,7 @@ In production: 'collect' on every inference host, 'stream all' beside Kafka and 
 """
 
 # Name and module; the first sentence of the module's docstring is the command's help.
-COMMANDS = ("demo", "doctor", "collect", "stream", "topics", "migrate", "simulate")
+COMMANDS = ("demo", "doctor", "collect", "stream", "topics", "migrate", "sql", "simulate")
 
 
 class Command(Protocol):

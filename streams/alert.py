@@ -41,6 +41,10 @@ class _Incident:
     sum_observed_ns: int = 0
     sum_expected_ns: int = 0
     last_slow: dict[str, Any] | None = None
+    # As known when it fired: receivers tell incidents apart by labels made of these.
+    framework: str | None = None
+    model: str | None = None
+    host: str | None = None
 
 
 class Incidents:
@@ -95,22 +99,28 @@ class Incidents:
         if slow:
             incident.calm = 0
             return self._update(incident, batch.end_ns)
+        if batch.verdict == "unknown":
+            # Nobody could tell whether it was fine.
+            return []
         incident.calm += 1
         return self._resolve(batch.end_ns) if incident.calm >= CALM_BATCHES else []
 
     def add_stall(self, batch: Batch) -> list[Alert]:
         """Take in a batch that is still running and should long be over."""
         incident = self._open
-        if incident is not None and incident.state == "firing":
+        if incident is not None and incident.cause == STALL:
             return []
         if incident is None:
             incident = self._open = _Incident(
                 incident_id=incident_id(batch), state="pending", begin_ns=batch.begin_ns
             )
             self._evidence.begin(batch.begin_ns)
+        # An engine that was slow may come to a halt: the incident goes on, with another cause.
+        state: AlertState = "updated" if incident.state == "firing" else "firing"
         self._count(incident, batch)
         incident.state, incident.cause, incident.confidence = "firing", STALL, 0.9
-        return [self._alert(incident, "firing", None)]
+        incident.calm = 0
+        return [self._alert(incident, state, None)]
 
     def tick(self, now_ns: int) -> list[Alert]:
         """Let event time pass: new counters may name the cause, silence ends an incident."""
@@ -120,6 +130,14 @@ class Incidents:
         if now_ns - int(incident.last_slow["end_ns"]) > SILENT_NS and incident.cause != STALL:
             return self._resolve(now_ns)
         return self._update(incident, now_ns) if incident.state == "firing" else []
+
+    def restarted(self, now_ns: int) -> list[Alert]:
+        """The engine's process is another: what the old one never finished is over.
+
+        A slowdown goes on until batches are fine, for its cause may well outlive the process.
+        """
+        incident = self._open
+        return self._resolve(now_ns) if incident is not None and incident.cause == STALL else []
 
     def close(self, now_ns: int) -> list[Alert]:
         """The engine ended: so does its incident."""
@@ -188,13 +206,15 @@ class Incidents:
             incident.cause, incident.confidence = found.cause, found.confidence
         else:
             found = self._evidence.attribute()
+        if incident.revision < 0 and self.engine is not None:
+            incident.framework = self.engine.framework
+            incident.model, incident.host = self.engine.model, self.engine.host
         incident.revision += 1
         last = incident.last_slow
         assert last is not None
         incident.told_ns = int(last["end_ns"]) if end_ns is None else end_ns
         ratio = incident.sum_observed_ns / max(incident.sum_expected_ns, 1)
         severity: Severity = "page" if ratio >= PAGE_RATIO or incident.cause == STALL else "ticket"
-        engine = self.engine
         engine_id = self._engine_id
         sentence = (
             "the batch that is running should long be over"
@@ -234,9 +254,9 @@ class Incidents:
                 sql=evidence_sql(engine_id, incident.begin_ns, int(last["end_ns"])),
             ),
             other_causes=found.others,
-            framework=engine.framework if engine is not None else None,
-            model=engine.model if engine is not None else None,
-            host=engine.host if engine is not None else None,
+            framework=incident.framework,
+            model=incident.model,
+            host=incident.host,
         )
 
 

@@ -5,15 +5,18 @@ batch that gave it away. The class is pure; `streams.app` feeds it from Kafka.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
+
+import msgspec
 
 from models.judge import Judge, Judgement
 from schemas.records import Alert, Batch, Engine, HostReading, Iteration
 from streams.alert import Incidents
 from streams.explain import EvidenceKeeper
-from streams.timeline import Timeline
+from streams.timeline import REMEMBERED, Timeline
 
 STATE_VERSION = 1
 
@@ -38,6 +41,9 @@ class Analysis:
         self._engine: Engine | None = None
         self._process_start_ns = 0
         self._last_sequence = -1
+        self._last_end_ns = 0
+        # Batches given out while a rank was missing: their verdict goes into the amendment too.
+        self._incomplete: OrderedDict[int, Batch] = OrderedDict()
         self.batches = 0
         self.repeated = 0
 
@@ -45,17 +51,24 @@ class Analysis:
         """Take in what one rank reports; give finished batches and alerts, in this order."""
         if iteration.process_start_ns < self._process_start_ns:
             return []
-        if iteration.process_start_ns > self._process_start_ns:
-            self._process_start_ns, self._last_sequence = iteration.process_start_ns, -1
-        if iteration.end_ns is None:
-            return self._add_open(iteration)
-        if iteration.sequence <= self._last_sequence and iteration.rank == 0:
-            # Kafka delivers at least once: after a restart some messages come again.
-            self.repeated += 1
-            return []
         results: list[Result] = []
+        if iteration.process_start_ns > self._process_start_ns:
+            if self._process_start_ns:
+                results += self._incidents.restarted(iteration.begin_ns)
+            self._process_start_ns = iteration.process_start_ns
+            self._count_anew()
+        if iteration.sequence <= self._last_sequence and not self._timeline.awaits(iteration):
+            if iteration.begin_ns < self._last_end_ns:
+                # Kafka delivers at least once: after a restart some messages come again.
+                self.repeated += 1
+                return results
+            # A new agent on the same engine, where the count is the agent's own.
+            self._count_anew()
+        if iteration.end_ns is None:
+            return [*results, *self._add_open(iteration)]
         for batch in self._timeline.add(iteration):
             self._last_sequence = max(self._last_sequence, batch.sequence)
+            self._last_end_ns = max(self._last_end_ns, batch.end_ns)
             results += self._add_batch(batch)
         return results
 
@@ -67,18 +80,24 @@ class Analysis:
 
     def add_engine(self, engine: Engine) -> list[Alert]:
         """Take in the inventory; an engine that is gone has no open incident."""
-        self._engine = self._incidents.engine = engine
-        self._timeline.ranks = max(engine.ranks, 1)
+        self._know(engine)
         if engine.state == "gone" and engine.process_start_ns >= self._process_start_ns:
             return self._incidents.close(engine.at_ns)
         return []
 
     def to_state(self) -> dict[str, Any]:
-        """Give all that a worker needs to go on from here, as plain data."""
+        """Give all that a worker needs to go on from here, as plain data.
+
+        Batches that still wait for a rank are not part of it.
+        """
+        reading = self._timeline.newest_reading
         return {
             "version": STATE_VERSION,
             "process_start_ns": self._process_start_ns,
             "last_sequence": self._last_sequence,
+            "last_end_ns": self._last_end_ns,
+            "engine": asdict(self._engine) if self._engine is not None else None,
+            "reading": asdict(reading) if reading is not None else None,
             "batches": self.batches,
             "judge": self._judge.to_state(),
             "evidence": self._evidence.to_state(),
@@ -101,16 +120,31 @@ class Analysis:
         analysis = cls(engine_id, clock_ns)
         analysis._process_start_ns = state["process_start_ns"]
         analysis._last_sequence = state["last_sequence"]
+        analysis._last_end_ns = state["last_end_ns"]
+        if state["engine"] is not None:
+            analysis._know(msgspec.convert(state["engine"], Engine))
+        if state["reading"] is not None:
+            analysis._timeline.add_host(msgspec.convert(state["reading"], HostReading))
         analysis.batches = state["batches"]
         analysis._judge = Judge.from_state(state["judge"])
         analysis._evidence.restore(state["evidence"])
         analysis._incidents.restore(state["incidents"])
         return analysis
 
+    def _know(self, engine: Engine) -> None:
+        self._engine = self._incidents.engine = engine
+        self._timeline.ranks = max(engine.ranks, 1)
+
+    def _count_anew(self) -> None:
+        self._last_sequence = -1
+        self._timeline.forget()
+        self._incomplete.clear()
+
     def _add_batch(self, batch: Batch) -> list[Result]:
         if batch.revision > 0:
             # Late parts amend the row; the batch was judged when it came.
-            return [batch]
+            judged = self._incomplete.get(batch.sequence)
+            return [batch if judged is None else _as_judged(batch, judged)]
         self.batches += 1
         judgement = self._judge.judge(batch.workload, batch.duration_ns / 1e6, batch.end_ns)
         judged = _judged(batch, judgement)
@@ -118,6 +152,10 @@ class Analysis:
         self._evidence.add_batch(judged, suspect=self._incidents.suspect)
         if self._incidents.incident_id is not None:
             judged = replace(judged, incident_id=self._incidents.incident_id)
+        if judged.ranks < self._timeline.ranks:
+            self._incomplete[judged.sequence] = judged
+            if len(self._incomplete) > REMEMBERED:
+                self._incomplete.popitem(last=False)
         return [*alerts, judged]
 
     def _add_open(self, iteration: Iteration) -> list[Result]:
@@ -137,6 +175,21 @@ class Analysis:
             workload=iteration.workload,
         )
         return list(self._incidents.add_stall(_judged(running, judgement)))
+
+
+def _as_judged(batch: Batch, judged: Batch) -> Batch:
+    return replace(
+        batch,
+        expected_ns=judged.expected_ns,
+        low_ns=judged.low_ns,
+        high_ns=judged.high_ns,
+        residual=judged.residual,
+        score=judged.score,
+        verdict=judged.verdict,
+        reason=judged.reason,
+        terms_ns=judged.terms_ns,
+        incident_id=judged.incident_id,
+    )
 
 
 def _judged(batch: Batch, judgement: Judgement) -> Batch:

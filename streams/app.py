@@ -176,6 +176,11 @@ def build_worker(
         consumer_auto_offset_reset="earliest",
     )
     app.transport = _transport(app, stream.fetch_wait_ms)
+
+    @app.on_partitions_assigned.connect
+    async def ready(_app: Any, assigned: Any, **_: Any) -> None:
+        log.info("%s is ready with %d partitions.", role, len(assigned))
+
     declared = {
         name: app.topic(
             name,

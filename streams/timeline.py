@@ -39,6 +39,20 @@ class Timeline:
         """Take in a reading of the host."""
         self._readings.append(reading)
 
+    @property
+    def newest_reading(self) -> HostReading | None:
+        """The reading that came last."""
+        return self._readings[-1] if self._readings else None
+
+    def awaits(self, iteration: Iteration) -> bool:
+        """Whether other ranks reported on this batch and this one did not yet."""
+        parts = self._parts.get((iteration.process_start_ns, iteration.sequence))
+        return parts is not None and iteration.rank not in parts.ranks
+
+    def forget(self) -> None:
+        """Forget all batches: their sequence numbers are about to be used again."""
+        self._parts.clear()
+
     def add(self, iteration: Iteration) -> list[Batch]:
         """Take in one rank's closed iteration; give the batches that are complete by it."""
         key = (iteration.process_start_ns, iteration.sequence)
@@ -60,12 +74,12 @@ class Timeline:
 
         Readings come once a period, batches many times, so most batches share one.
         """
-        best: HostReading | None = None
-        best_overlap_ns = -1
+        best = self.newest_reading
+        best_overlap_ns = 0
         for reading in reversed(self._readings):
             overlap_ns = min(end_ns, reading.end_ns) - max(begin_ns, reading.begin_ns)
             if overlap_ns > best_overlap_ns:
-                best, best_overlap_ns = reading, max(overlap_ns, 0)
+                best, best_overlap_ns = reading, overlap_ns
             if reading.end_ns < begin_ns:
                 break
         return counters_of(best) if best is not None else {}

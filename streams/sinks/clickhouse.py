@@ -172,7 +172,8 @@ class ClickHouse(Sink):
         self.rows_written: dict[str, int] = {}
 
     def write(self, records: Sequence[Record]) -> list[Rejected]:
-        """Insert all records, one insert per table."""
+        """Insert all records, one insert per table; none at all still creates the tables."""
+        self._ready_client()
         by_table: dict[str, list[Record]] = {}
         for record in records:
             by_table.setdefault(TABLES[type(record)], []).append(record)
@@ -193,7 +194,8 @@ class ClickHouse(Sink):
             if self._create_tables:
                 try:
                     applied = migrate(client)
-                except ClickHouseError as err:
+                except (ClickHouseError, OSError) as err:
+                    client.close()
                     raise SinkUnavailable(
                         f"the tables cannot be created: {first_line(err)}; run "
                         "'latencyprism migrate' with a user that may"

@@ -179,6 +179,9 @@ class Webhook(Sink):
         self._secret = secret
         self._clock_seconds = clock_seconds
         self._https = parts.scheme == "https"
+        # Chat services put the secret into the path: errors and logs name the host only.
+        port = f":{parts.port}" if parts.port else ""
+        self._shown = f"{parts.scheme}://{parts.hostname}{port}"
         self._address = (parts.hostname, parts.port)
         self._target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         self._connection: http.client.HTTPConnection | None = None
@@ -213,10 +216,9 @@ class Webhook(Sink):
         if self._secret:
             headers["X-LatencyPrism-Signature"] = signature(self._secret, timestamp, body)
         answer = self._request(body, headers)
-        answer.read()
         if 200 <= answer.status < 300:
             return None
-        reason = f"{self._settings.url} answered {answer.status} {answer.reason}"
+        reason = f"{self._shown} answered {answer.status} {answer.reason}"
         if answer.status == 429 or answer.status >= 500:
             raise SinkUnavailable(reason, retry_after(answer.headers.get("Retry-After")))
         if 300 <= answer.status < 400:
@@ -231,11 +233,14 @@ class Webhook(Sink):
                     self.close()
                     self._connection = self._connect()
                 self._connection.request("POST", self._target, body, headers)
-                return self._connection.getresponse()
+                answer = self._connection.getresponse()
+                # The body says nothing to us, but the connection is free again only behind it.
+                answer.read()
+                return answer
             except (OSError, http.client.HTTPException) as err:
                 self.close()
                 if fresh:
-                    raise SinkUnavailable(f"{self._settings.url} is not reachable: {err}") from err
+                    raise SinkUnavailable(f"{self._shown} is not reachable: {err}") from err
         raise AssertionError("unreachable")
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -256,7 +261,7 @@ def retry_after(header: str | None) -> float | None:
     """
     if header is None:
         return None
-    if header.strip().isdigit():
+    if header.strip().isdecimal():
         return float(header)
     try:
         at = email.utils.parsedate_to_datetime(header)

@@ -1,0 +1,1 @@
+"""The simulator is the fault gym: an engine replica, its load generator and its disturbances."""

@@ -1,0 +1,1 @@
+"""This tree mirrors the paths of vLLM, because observers recognise frames by path suffix."""

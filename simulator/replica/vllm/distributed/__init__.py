@@ -1,0 +1,1 @@
+"""This package carries messages between the engine core and its workers."""

@@ -1,0 +1,1 @@
+"""This package holds the message queue between the engine core and its workers."""

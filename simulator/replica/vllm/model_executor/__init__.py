@@ -1,0 +1,1 @@
+"""This package holds the model that the worker computes."""

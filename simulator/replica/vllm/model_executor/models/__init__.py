@@ -1,0 +1,1 @@
+"""This package holds the one model of the replica."""

@@ -1,0 +1,1 @@
+"""This package mirrors vLLM's V1 engine."""

@@ -1,0 +1,1 @@
+"""This package holds what decides the next batch."""

@@ -1,0 +1,1 @@
+"""This package holds the scheduler and what it hands to the workers."""

@@ -1,0 +1,1 @@
+"""This package takes batches to the worker process and brings the answers back."""

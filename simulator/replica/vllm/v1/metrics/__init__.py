@@ -1,0 +1,1 @@
+"""This package publishes the engine's numbers under vLLM's names."""

@@ -1,0 +1,1 @@
+"""This package computes one batch in the worker process."""
