@@ -151,4 +151,4 @@ class Agent:
             if not watcher.ended.is_set():
                 watcher.count_engine_iterations()
                 watcher.report(cpu_ratio=share)
-                watcher.govern(share)
+                watcher.govern()

@@ -1,8 +1,13 @@
-"""Keep the agent's own cost below its budget: the engine's safety comes first."""
+"""Keep the cost of reading an engine below its budget: the engine's safety comes first.
+
+What is governed is what the rates decide: the CPU of the sampler's thread. The rest of the agent
+costs by the iteration, and its share is reported.
+"""
 
 from dataclasses import dataclass
 
-LOWEST_POLL_HZ = 50
+# Below this, iterations of a few milliseconds would be missed by the dozen.
+LOWEST_POLL_HZ = 250
 
 
 @dataclass(frozen=True, slots=True)

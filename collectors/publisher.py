@@ -70,12 +70,16 @@ class RecordQueue:
 
 
 class KafkaPublisher:
-    """Publish to Kafka from a thread of its own.
+    """Publish to Kafka.
+
+    A record goes straight to librdkafka on the caller's thread while that has room: another
+    thread in between would cost more CPU than the sending. What finds no room waits in a queue
+    of ours, which a thread empties when the broker is back.
 
     Args:
         settings: Where the brokers are.
 
-        queue_records: Records kept while they are away.
+        queue_records: Records kept while they are away, besides those inside librdkafka.
     """
 
     def __init__(self, settings: KafkaSettings, queue_records: int) -> None:
@@ -83,11 +87,11 @@ class KafkaPublisher:
 
         self._servers = settings.bootstrap_servers
         self._queue = RecordQueue(queue_records)
+        self._order = threading.Lock()
         self._stop = threading.Event()
         self._reachable = True
-        self._dropped_reported = 0
+        self._dropped_before = 0
         self.failed = 0
-        self.sent = 0
         self._producer: Any = Producer(
             settings.client_options()
             | {
@@ -102,6 +106,8 @@ class KafkaPublisher:
                 "partitioner": "murmur2_random",
                 "socket.nagle.disable": True,
                 "reconnect.backoff.max.ms": 1000,
+                "delivery.report.only.error": True,
+                "on_delivery": self._on_failed_delivery,
                 "error_cb": self._on_error,
                 "log_level": 0,
             }
@@ -116,7 +122,10 @@ class KafkaPublisher:
 
     def publish(self, record: Record) -> None:
         """Take a record; never blocks."""
-        self._queue.put(record)
+        with self._order:
+            # Those that wait go first.
+            if len(self._queue) or not self._send(record):
+                self._queue.put(record)
 
     def close(self, timeout_seconds: float = 5.0) -> int:
         """Send what waits, for so long; give the number of records that did not get out."""
@@ -130,49 +139,49 @@ class KafkaPublisher:
         return left
 
     def _run(self) -> None:
-        while True:
-            record = self._queue.take(0.1)
-            if record is None:
-                self._producer.poll(0)
-                if self._stop.is_set():
-                    return
-                continue
-            self._send(record)
-
-    def _send(self, record: Record) -> None:
-        topic, key, value = topic_of(record).name, key_of(record), encode(record)
-        time_ms = time_ms_of(record)
-        while True:
-            try:
-                self._producer.produce(
-                    topic, value=value, key=key, timestamp=time_ms, on_delivery=self._on_delivery
+        while not self._stop.is_set():
+            # Serves callbacks, too; they would otherwise wait for the next record.
+            self._producer.poll(0.2)
+            self._drain()
+            if not self._reachable and not len(self._producer) and not len(self._queue):
+                self._reachable = True
+                log.warning(
+                    "Kafka at %s takes records again; %d were dropped meanwhile.",
+                    self._servers,
+                    self.dropped - self._dropped_before,
                 )
-                self._producer.poll(0)
-                return
-            except BufferError:
-                # librdkafka is full: the broker is away. Our own queue fills and drops meanwhile.
-                if self._stop.is_set():
-                    self.failed += 1
-                    return
-                self._producer.poll(0.2)
+        self._drain()
 
-    def _on_delivery(self, error: Any, _message: Any) -> None:
+    def _drain(self) -> None:
+        while len(self._queue):
+            if len(self._producer) >= IN_FLIGHT // 2:
+                return
+            with self._order:
+                record = self._queue.take(0.0)
+                if record is not None and not self._send(record):
+                    self.failed += 1
+
+    def _send(self, record: Record) -> bool:
+        try:
+            self._producer.produce(
+                topic_of(record).name,
+                value=encode(record),
+                key=key_of(record),
+                timestamp=time_ms_of(record),
+            )
+        except BufferError:
+            return False
+        return True
+
+    def _on_failed_delivery(self, error: Any, _message: Any) -> None:
         if error is not None:
             self.failed += 1
-            return
-        self.sent += 1
-        if not self._reachable:
-            self._reachable = True
-            lost = self.dropped - self._dropped_reported
-            self._dropped_reported = self.dropped
-            log.warning(
-                "Kafka at %s takes records again; %d were dropped meanwhile.", self._servers, lost
-            )
 
     def _on_error(self, error: Any) -> None:
         # Called for every broken connection; one line per outage is enough.
         if self._reachable and error.code() in _UNREACHABLE:
             self._reachable = False
+            self._dropped_before = self.dropped
             log.error(
                 "Kafka at %s is not reachable (%s). Records are kept and sent when it is back; "
                 "check [kafka] bootstrap_servers.",

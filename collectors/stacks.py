@@ -55,7 +55,9 @@ def native_version() -> str | None:
     return latencyprism_native.__version__
 
 
-def attach(pid: int, spec: dict[str, Any], *, poll_hz: int, stack_hz: int) -> Sampler:
+def attach(
+    pid: int, spec: dict[str, Any], *, poll_hz: int, stack_hz: int, realtime: bool
+) -> Sampler:
     """Attach to a process and start reading it.
 
     Raises:
@@ -72,7 +74,9 @@ def attach(pid: int, spec: dict[str, Any], *, poll_hz: int, stack_hz: int) -> Sa
     except ImportError as err:
         raise SamplerUnavailable(f"the native sampler is not installed: {HOW_TO_GET_IT}") from err
     try:
-        sampler = native.Sampler(pid, json.dumps(spec), poll_hz=poll_hz, stack_hz=stack_hz)
+        sampler = native.Sampler(
+            pid, json.dumps(spec), poll_hz=poll_hz, stack_hz=stack_hz, realtime=realtime
+        )
         sampler.start()
     except native.ProcessGone as err:
         raise ProcessLookupError(f"process {pid} ended") from err

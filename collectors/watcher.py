@@ -85,6 +85,8 @@ class Watcher:
         )
         self._engine_iterations: int | None = None
         self._offset_ns = epoch_offset_ns()
+        # CPU of the sampler's thread when it was last looked at, and when that was.
+        self._governed = (0, 0)
         self._governor = Governor(
             Rates(settings.poll_hz, settings.stack_hz), settings.cpu_budget_ratio
         )
@@ -140,10 +142,18 @@ class Watcher:
             )
         )
 
-    def govern(self, cpu_ratio: float) -> None:
-        """Keep this engine's share of the agent's CPU within the budget."""
+    def govern(self) -> None:
+        """Keep what reading this engine costs within the budget."""
+        if self._sampler is None:
+            return
+        used_ns, now_ns = self._sampler.stats()["thread_cpu_ns"], time.monotonic_ns()
+        last_used_ns, last_ns = self._governed
+        self._governed = (used_ns, now_ns)
+        if used_ns < last_used_ns or last_ns == 0:
+            return
+        cpu_ratio = (used_ns - last_used_ns) / max(now_ns - last_ns, 1)
         rates = self._governor.judge(cpu_ratio)
-        if rates is not None and self._sampler is not None:
+        if rates is not None:
             self._sampler.set_rates(rates.poll_hz, rates.stack_hz)
             log.warning(
                 "%s: reading it cost %.1f %% of a core; now %d counter reads and %d stacks a "
@@ -190,6 +200,7 @@ class Watcher:
                 self._framework.sampler_spec(),
                 poll_hz=rates.poll_hz,
                 stack_hz=rates.stack_hz,
+                realtime=self._settings.realtime,
             )
         except ProcessLookupError:
             return False

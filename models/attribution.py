@@ -13,6 +13,10 @@ Counters = dict[str, float]
 
 # A phase must take this many times its normal share of the expected duration to be named.
 INFLATION_GATE = 1.15
+# How sure a phase's cause can be: what stands behind the phase is not seen. That the host's
+# counters are quiet is evidence; that they are not known yet is not.
+CONFIDENCE_HOST_QUIET = 0.7
+CONFIDENCE_HOST_UNKNOWN = 0.3
 # Pressure of an unnamed rival in the confidence: two pressures of this size are a toss-up.
 DOUBT = 0.05
 UNKNOWN = "unknown"
@@ -220,7 +224,9 @@ def attribute(
             others=tuple(cause.name for cause in gated[1:]),
             pressures=pressures,
         )
-    return _by_phase(phases_before_ns, phases_during_ns, expected_ratio, pressures)
+    return _by_phase(
+        phases_before_ns, phases_during_ns, expected_ratio, pressures, host_known=bool(during)
+    )
 
 
 def _explained_away(cause: Cause, first: Cause, pressures: dict[str, float]) -> bool:
@@ -236,6 +242,8 @@ def _by_phase(
     during_ns: dict[str, int],
     expected_ratio: float,
     pressures: dict[str, float],
+    *,
+    host_known: bool,
 ) -> Attribution:
     inflation = phase_inflation(before_ns, during_ns, expected_ratio)
     # What counts is the time that a phase added, not its own ratio: a tripled microsecond is
@@ -256,12 +264,20 @@ def _by_phase(
         )
     phase = max(added_ns, key=lambda name: added_ns[name])
     name, next_step = PHASE_CAUSES[phase]
+    share = added_ns[phase] / total_ns
+    grown = f"the {phase} phase takes {inflation[phase]:.2f} times as long for its work"
+    if not host_known:
+        return Attribution(
+            cause=name,
+            confidence=round(CONFIDENCE_HOST_UNKNOWN * share, 3),
+            sentence=f"{grown}; the host's counters of this time are not in yet",
+            next_step="wait for the update of this alert, due within seconds",
+            pressures=pressures,
+        )
     return Attribution(
         cause=name,
-        # Host counters were quiet, which is evidence; what stands behind the phase is not seen.
-        confidence=round(0.7 * added_ns[phase] / total_ns, 3),
-        sentence=f"the {phase} phase takes {inflation[phase]:.2f} times as long for its work, "
-        "and no resource of the host is short",
+        confidence=round(CONFIDENCE_HOST_QUIET * share, 3),
+        sentence=f"{grown}, and no resource of the host is short",
         next_step=next_step,
         pressures=pressures,
     )

@@ -6,6 +6,7 @@ dead-letter topic (`dead_letter`) and goes on.
 """
 
 import base64
+import inspect
 import math
 import time
 from typing import Any, TypeVar, get_type_hints
@@ -18,10 +19,18 @@ from schemas.records import DeadLetter, Record
 R = TypeVar("R", bound=Record)
 
 MAX_MESSAGE_BYTES = 1_000_000
+# What a dead letter keeps of a key or value: Base64 makes 4 bytes of 3, and the dead letter must
+# itself stay below the limit, ours and the broker's.
+MAX_BURIED_BYTES = 300_000
+# A reason may quote what it found, which may be the whole message.
+MAX_REASON_LENGTH = 500
 
 
 class DecodeError(ValueError):
-    """The bytes are not a record of the wanted type."""
+    """The bytes are not a record of the wanted type; the text is short, whatever they are."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(_shortened(reason))
 
 
 def encode(record: Record) -> bytes:
@@ -70,14 +79,14 @@ def dead_letter(
     error: str,
     at_ns: int | None = None,
 ) -> DeadLetter:
-    """Wrap a message that could not be read, with where and why."""
+    """Wrap a message that could not be read, with where and why; a huge one is cut."""
     return DeadLetter(
         topic=topic,
         partition=partition,
         offset=offset,
         at_ns=time.time_ns() if at_ns is None else at_ns,
         place=place,
-        error=error,
+        error=_shortened(error),
         key_base64=_base64(key),
         value_base64=_base64(value),
     )
@@ -85,7 +94,10 @@ def dead_letter(
 
 def json_schema(record_type: type[Record]) -> dict[str, Any]:
     """Generate the JSON Schema of a record, as kept in ``schemas/json``."""
-    return msgspec.json.schema(record_type)
+    schema: dict[str, Any] = _clean(msgspec.json.schema(record_type))
+    # It has a default here, but `decode` insists on reading it.
+    schema["$defs"][record_type.__name__]["required"].append("schema")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
 def finite(number: float | None) -> float | None:
@@ -114,4 +126,26 @@ def _wrong_schema(expected: str, found: object) -> str:
 
 
 def _base64(data: bytes | None) -> str | None:
-    return None if data is None else base64.b64encode(data[:MAX_MESSAGE_BYTES]).decode()
+    return None if data is None else base64.b64encode(data[:MAX_BURIED_BYTES]).decode()
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MAX_REASON_LENGTH:
+        return text
+    # Both ends: what is wrong stands first, the path of the field last.
+    half = MAX_REASON_LENGTH // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def _clean(schema: Any) -> Any:
+    """Take the indentation out of descriptions: Python 3.13 strips docstrings, older ones not."""
+    if isinstance(schema, list):
+        return [_clean(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: inspect.cleandoc(value)
+        if name == "description" and isinstance(value, str)
+        else _clean(value)
+        for name, value in schema.items()
+    }

@@ -294,10 +294,10 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A message that could not be read, kept whole for whoever has to find out why.
+    """A message that could not be read, kept for whoever has to find out why.
 
-    ``key_base64`` and ``value_base64`` are the message's bytes; ``place`` is the worker and step
-    that gave up on it.
+    ``key_base64`` and ``value_base64`` are the message's bytes, cut after 300,000; ``place`` is the
+    worker and step that gave up on it.
     """
 
     topic: str

@@ -79,13 +79,17 @@ TOPICS: dict[str, Topic] = {
     for topic in (ITERATIONS, PROCESSES, HOSTS, ENGINES, BATCHES, ALERTS, DEADLETTERS)
 }
 
+_BY_RECORD = {topic.record: topic for topic in TOPICS.values()}
+
 
 def topic_of(record: Record) -> Topic:
     """Give the topic that carries records of this one's type."""
-    for topic in TOPICS.values():
-        if topic.record is type(record):
-            return topic
-    raise LookupError(f"no topic carries {type(record).__name__}: add one to schemas/topics.py")
+    try:
+        return _BY_RECORD[type(record)]
+    except KeyError:
+        raise LookupError(
+            f"no topic carries {type(record).__name__}: add one to schemas/topics.py"
+        ) from None
 
 
 def key_of(record: Record) -> bytes:

@@ -11,8 +11,10 @@ from streams.explain import EvidenceKeeper
 
 # A score from here on is suspicion: the incident is pending, and is dated from here if it fires.
 SUSPICION = 0.3
-# Batches in a row that must be fine before an incident is over.
+# Batches in a row that must be fine, for so long, before an incident is over: trouble that comes
+# and goes within seconds is one incident, not ten.
 CALM_BATCHES = 20
+CALM_NS = 2_000_000_000
 # Nothing was judged for so long: the traffic is gone, and with it the incident.
 SILENT_NS = 30_000_000_000
 # An update is worth a message when the cause is another, or when it is surer by so much ...
@@ -37,6 +39,7 @@ class _Incident:
     confidence: float = 0.0
     told_ns: int = 0
     calm: int = 0
+    calm_since_ns: int = 0
     slow_batches: int = 0
     sum_observed_ns: int = 0
     sum_expected_ns: int = 0
@@ -102,8 +105,12 @@ class Incidents:
         if batch.verdict == "unknown":
             # Nobody could tell whether it was fine.
             return []
+        if incident.calm == 0:
+            incident.calm_since_ns = batch.begin_ns
         incident.calm += 1
-        return self._resolve(batch.end_ns) if incident.calm >= CALM_BATCHES else []
+        calm_ns = batch.end_ns - incident.calm_since_ns
+        over = incident.calm >= CALM_BATCHES and calm_ns >= CALM_NS
+        return self._resolve(batch.end_ns) if over else []
 
     def add_stall(self, batch: Batch) -> list[Alert]:
         """Take in a batch that is still running and should long be over."""

@@ -18,9 +18,6 @@ class Framework(ABC):
 
     frameworks: ClassVar[dict[str, type["Framework"]]] = {}
 
-    precedence: ClassVar[int] = 0
-    """Frameworks of higher precedence are asked first; the first to claim a process has it."""
-
     iteration_count_metric: ClassVar[str | None] = None
     """Name on /metrics of the engine's own count of iterations (a histogram's ``_count``)."""
 
@@ -76,10 +73,9 @@ def load(name: str) -> Framework:
 
 def find_engines(table: ProcessTable, frameworks: list[Framework]) -> list[EngineProcess]:
     """Give the engines of a host: each process is claimed by at most one framework."""
-    ordered = sorted(frameworks, key=lambda framework: -framework.precedence)
     engines: list[EngineProcess] = []
     for process in table.by_pid.values():
-        for framework in ordered:
+        for framework in frameworks:
             engine = framework.claim(process, table)
             if engine is not None:
                 engines.append(engine)

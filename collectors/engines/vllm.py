@@ -1,4 +1,7 @@
-"""vLLM's V1 engine, 0.8 and later: the frames, slots and titles that were seen or checked."""
+"""vLLM's V1 engine, 0.8 and later: the frames, slots and titles that were seen or checked.
+
+The simulator's replica takes the same titles and frames on purpose, so it is found here too.
+"""
 
 import re
 from typing import Any, ClassVar
@@ -66,8 +69,6 @@ class Vllm(Framework):
         api_server = next(
             (parent for parent in table.ancestors(process) if self.is_api_server(parent)), None
         )
-        if self.needs_api_server and api_server is None:
-            return None
         port = self.port(api_server) if api_server is not None else None
         name = str(port) if port is not None else f"pid{process.pid}"
         if match["data_parallel_rank"] is not None:
@@ -85,8 +86,6 @@ class Vllm(Framework):
             port=port,
             model=self.model(api_server) if api_server is not None else None,
         )
-
-    needs_api_server: ClassVar[bool] = False
 
     def is_api_server(self, process: Process) -> bool:
         """Tell the server that users talk to by its command line."""
@@ -129,6 +128,8 @@ class Vllm(Framework):
             ],
             "batch": {
                 "local": "scheduler_output",
+                # With overlapped scheduling the launched batch waits here.
+                "queued": "batch_queue",
                 "fields": [
                     {
                         "name": "scheduled_tokens",

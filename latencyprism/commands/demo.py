@@ -202,7 +202,7 @@ def _findings(on_stage: "Stage", scenes: "list[Scene]") -> "Findings":
     client.close()
     report.check_counts(findings, batches, read_truth(on_stage.truth))
     report.check_prediction(findings, batches, scenes)
-    report.check_alerts(findings, on_stage.receiver.deliveries, scenes)
+    report.check_alerts(findings, on_stage.receiver.deliveries, scenes, on_stage.machine)
     engine = on_stage.monitor.engine if on_stage.monitor is not None else None
     if engine is not None and engine.agent_cpu_ratio is not None:
         findings.facts.append(
@@ -221,18 +221,14 @@ def _findings(on_stage: "Stage", scenes: "list[Scene]") -> "Findings":
 def _print(console: "Console", findings: "Findings", folder: Path) -> None:
     from rich.table import Table
 
-    alerts = Table(title="What reached the webhook", title_justify="left")
-    for heading in ("state", "cause", "confidence", "ms after the batch", "summary"):
-        alerts.add_column(heading)
+    console.print("[bold]What reached the webhook[/] (milliseconds after the batch's end)")
     for incident in findings.incidents:
-        alerts.add_row(
-            incident["state"],
-            incident["cause"],
-            incident["confidence"],
-            f"{incident['latency_ms']:.0f}",
-            incident["summary"],
+        colour = "green" if incident["state"] == "resolved" else "yellow"
+        console.print(
+            f"  [{colour}]{incident['state']:8}[/] {incident['latency_ms']:4.0f} ms  "
+            f"{incident['cause']} ({incident['confidence']})\n      {incident['summary']}",
+            highlight=False,
         )
-    console.print(alerts)
     facts = Table(title="What was measured", title_justify="left", show_header=False)
     for name, shown in findings.facts:
         facts.add_row(name, shown)

@@ -156,7 +156,7 @@ def _try_attach(subject: str, pid: int, spec: dict[str, object]) -> Finding:
     from collectors.stacks import AttachRefused, SamplerUnavailable, attach
 
     try:
-        sampler = attach(pid, spec, poll_hz=100, stack_hz=0)
+        sampler = attach(pid, spec, poll_hz=100, stack_hz=0, realtime=False)
     except (AttachRefused, SamplerUnavailable, ProcessLookupError) as err:
         owner = os.stat(f"/proc/{pid}").st_uid if Path(f"/proc/{pid}").exists() else None
         return Finding(

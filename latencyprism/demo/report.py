@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from latencyprism.demo.machine import Machine
 from latencyprism.demo.receiver import Delivery
 from latencyprism.demo.story import Scene
 from simulator.replica.truth import TruthIteration
@@ -116,7 +117,13 @@ def check_prediction(findings: Findings, batches: list[dict[str, Any]], story: l
             )
 
 
-def check_alerts(findings: Findings, deliveries: list[Delivery], story: list[Scene]) -> None:
+# Foreign load from here on is a disturbance of its own: an alert is then right.
+FOREIGN_LOAD = 0.25
+
+
+def check_alerts(
+    findings: Findings, deliveries: list[Delivery], story: list[Scene], machine: Machine
+) -> None:
     """Hold the alerts against the story: where one was due, where none was."""
     fired = [d for d in deliveries if d.annotations["state"] == "firing"]
     for scene in story:
@@ -127,12 +134,14 @@ def check_alerts(findings: Findings, deliveries: list[Delivery], story: list[Sce
             and not _belongs_to_earlier(d, scene, story)
         ]
         if scene.disturbance is None:
+            foreign = machine.foreign_ratio(scene.begin_ns, scene.end_ns)
+            shown = "none"
+            if here:
+                shown = here[0].annotations["summary"]
+                if foreign >= FOREIGN_LOAD:
+                    shown = f"rightly: processes outside the demo took {foreign:.0%} of the CPUs"
             findings.checks.append(
-                Check(
-                    f"no alert in '{scene.name}'",
-                    not here,
-                    "none" if not here else here[0].annotations["summary"],
-                )
+                Check(f"no alert in '{scene.name}'", not here or foreign >= FOREIGN_LOAD, shown)
             )
             continue
         ids = {d.incident_id for d in here}

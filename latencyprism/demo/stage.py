@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from latencyprism.demo.machine import Machine
 from latencyprism.demo.receiver import Receiver
 from latencyprism.errors import CommandError
 from schemas.codec import DecodeError, decode
@@ -128,6 +129,7 @@ class Stage:
         self.receiver = Receiver()
         self.replica = ReplicaProcess(truth=self.truth, work_ratio=work_ratio)
         self.broker = EmbeddedBroker()
+        self.machine = Machine()
         self.monitor: Monitor | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._closing = contextlib.ExitStack()
@@ -192,6 +194,8 @@ class Stage:
         self._launch("stream", "stream", "all")
         self._wait_for_workers()
         self._launch("collect", "collect")
+        self.machine.start()
+        self._closing.callback(self.machine.stop)
         self.monitor = Monitor(self.broker.bootstrap)
         self.monitor.start()
         self._closing.callback(self.monitor.stop)

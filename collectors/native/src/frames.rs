@@ -1,0 +1,608 @@
+//! Stacks: threads, frames, and what each code object means to the spec.
+
+use std::collections::HashMap;
+
+use crate::layout::{self, Bytecode, Layout};
+use crate::memory::{Fields, Memory, Piece, Trouble};
+use crate::objects::Objects;
+use crate::spec::Spec;
+
+const MAX_FRAMES: usize = 512;
+const MAX_THREADS: usize = 4096;
+const MAX_TEXT: usize = 4096;
+const MAX_LOCALS: usize = 4096;
+const MAX_CODE_UNITS: usize = 1 << 16;
+const MAX_CODES: usize = 1 << 16;
+const MAX_CHUNK: u64 = 1 << 20;
+const CODE_HEAD: usize = 184;
+pub const FRAME_HEAD: usize = 72;
+/// A code object may be freed and another one put at its address.
+const RECHECK_NS: u64 = 2_000_000_000;
+
+/// Where a local lives in a frame, and between which instructions it is the current batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    pub index: u64,
+    /// Captured by an inner function: one more pointer to follow.
+    pub cell: bool,
+    /// Instruction offsets in bytes: after the first assignment, before the second. Overlapped
+    /// engines assign an older batch to the same local later in the function.
+    pub from: u64,
+    pub until: u64,
+}
+
+/// What a code object means to the spec.
+#[derive(Debug, Clone)]
+pub struct Code {
+    pub address: u64,
+    pub root: bool,
+    pub step: bool,
+    pub phase: Option<i64>,
+    /// `self` of a root function.
+    pub own: Option<Local>,
+    /// The batch local of a step function.
+    pub batch: Option<Local>,
+    first_line: u32,
+    qualname_at: u64,
+    checked_ns: u64,
+}
+
+/// A frame that matters, by address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub frame: u64,
+    pub code: u64,
+}
+
+/// One look at a stack, from the leaf down to the root function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Walk {
+    pub root: Option<Found>,
+    pub step: Option<Found>,
+    /// The caller of the step function.
+    pub parent: Option<Found>,
+    /// The data-stack chunk that was on top, and whether the step frame lies in it.
+    pub chunk: u64,
+    pub step_in_chunk: bool,
+    /// Index of the phase function nearest to the leaf.
+    pub phase: Option<i64>,
+}
+
+pub struct Frames {
+    spec: Spec,
+    codes: HashMap<u64, Code>,
+    code_type: u64,
+    chunk: Vec<u8>,
+}
+
+impl Frames {
+    pub fn new(spec: Spec) -> Self {
+        Frames {
+            spec,
+            codes: HashMap::new(),
+            code_type: 0,
+            chunk: Vec::new(),
+        }
+    }
+
+    pub fn forget(&mut self) {
+        self.codes.clear();
+    }
+
+    /// All thread states of an interpreter.
+    pub fn threads<M: Memory>(objects: &Objects<M>, interpreter: u64) -> Result<Vec<u64>, Trouble> {
+        let layout = objects.layout;
+        let mut threads = Vec::new();
+        let mut next = objects
+            .memory
+            .word(interpreter + layout.interpreter_threads_head)?;
+        while next != 0 && threads.len() < MAX_THREADS {
+            threads.push(next);
+            next = objects.memory.word(next.wrapping_add(layout.thread_next))?;
+        }
+        Ok(threads)
+    }
+
+    /// Walks one thread's stack; frames are copied in one read where they lie in one chunk.
+    pub fn walk<M: Memory>(
+        &mut self,
+        objects: &Objects<M>,
+        thread: u64,
+        now_ns: u64,
+    ) -> Result<Walk, Trouble> {
+        let layout = objects.layout;
+        let memory = &objects.memory;
+        let mut words = [0; 24];
+        memory.gather_all(
+            &[
+                (thread.wrapping_add(layout.thread_cframe), 8),
+                (thread.wrapping_add(layout.thread_datastack_chunk), 16),
+            ],
+            &mut words,
+        )?;
+        let (cframe, chunk, top) = (words.u64_at(0), words.u64_at(8), words.u64_at(16));
+        let used = match top.checked_sub(chunk) {
+            Some(used) if chunk != 0 && used <= MAX_CHUNK => used as usize,
+            _ => 0,
+        };
+        let mut copy = std::mem::take(&mut self.chunk);
+        copy.resize(8 + used, 0);
+        let at = cframe.wrapping_add(layout.cframe_current_frame);
+        let walk = memory
+            .gather_all(
+                &[(at, 8), (chunk, used)][..1 + usize::from(used > 0)],
+                &mut copy,
+            )
+            .and_then(|()| {
+                let current = copy.u64_at(0);
+                self.walk_copy(objects, current, chunk, &copy[8..], now_ns)
+            });
+        self.chunk = copy;
+        walk
+    }
+
+    fn walk_copy<M: Memory>(
+        &mut self,
+        objects: &Objects<M>,
+        current: u64,
+        chunk: u64,
+        copy: &[u8],
+        now_ns: u64,
+    ) -> Result<Walk, Trouble> {
+        let layout = objects.layout;
+        let mut walk = Walk {
+            chunk,
+            ..Walk::default()
+        };
+        let mut frame = current;
+        let mut wants_parent = false;
+        for _ in 0..MAX_FRAMES {
+            if frame == 0 {
+                return Ok(walk);
+            }
+            let mut single = [0; FRAME_HEAD];
+            let inside = frame
+                .checked_sub(chunk)
+                .and_then(|from| copy.get(from as usize..(from as usize).checked_add(FRAME_HEAD)?));
+            let head = match inside {
+                Some(head) => head,
+                // A generator's frame, or one in an older chunk.
+                None => {
+                    objects.memory.read(frame, &mut single)?;
+                    &single[..]
+                }
+            };
+            let found = Found {
+                frame,
+                code: head.u64_at(layout.frame_code),
+            };
+            let code = self.code(objects, found.code, now_ns)?;
+            if wants_parent {
+                walk.parent = Some(found);
+                wants_parent = false;
+            }
+            if walk.phase.is_none() {
+                walk.phase = code.phase;
+            }
+            if code.step {
+                // The outermost one, should a step function call another.
+                walk.step = Some(found);
+                walk.step_in_chunk = inside.is_some();
+                wants_parent = true;
+            }
+            if code.root {
+                walk.root = Some(found);
+                return Ok(walk);
+            }
+            frame = head.u64_at(layout.frame_previous);
+        }
+        Err(Trouble::Torn)
+    }
+
+    /// What the code object at `address` means; read once, and checked again now and then.
+    pub fn code<M: Memory>(
+        &mut self,
+        objects: &Objects<M>,
+        address: u64,
+        now_ns: u64,
+    ) -> Result<&Code, Trouble> {
+        let fresh = match self.codes.get(&address) {
+            Some(code) if now_ns.saturating_sub(code.checked_ns) < RECHECK_NS => true,
+            Some(_) => self.still_the_same(objects, address, now_ns),
+            None => false,
+        };
+        if !fresh {
+            let code = self.load(objects, address, now_ns)?;
+            if self.codes.len() >= MAX_CODES {
+                self.codes.clear();
+            }
+            self.codes.insert(address, code);
+        }
+        self.codes.get(&address).ok_or(Trouble::Torn)
+    }
+
+    fn still_the_same<M: Memory>(
+        &mut self,
+        objects: &Objects<M>,
+        address: u64,
+        now_ns: u64,
+    ) -> bool {
+        let layout = objects.layout;
+        let mut head = [0; CODE_HEAD];
+        if objects.memory.read(address, &mut head).is_err() {
+            return false;
+        }
+        match self.codes.get_mut(&address) {
+            Some(code) => {
+                code.checked_ns = now_ns;
+                head.u64_at(layout.object_type) == self.code_type
+                    && head.u32_at(layout.code_first_line) == code.first_line
+                    && head.u64_at(layout.code_qualname) == code.qualname_at
+            }
+            None => false,
+        }
+    }
+
+    fn load<M: Memory>(
+        &mut self,
+        objects: &Objects<M>,
+        address: u64,
+        now_ns: u64,
+    ) -> Result<Code, Trouble> {
+        let layout = objects.layout;
+        let memory = &objects.memory;
+        let mut head = [0; CODE_HEAD];
+        memory.read(address, &mut head)?;
+        self.check_type(objects, head.u64_at(layout.object_type))?;
+        let qualname_at = head.u64_at(layout.code_qualname);
+        let qualname = text(memory, layout, qualname_at)?;
+        let filename = text(memory, layout, head.u64_at(layout.code_filename))?;
+        let is_any = |functions: &[crate::spec::Function]| {
+            functions.iter().any(|f| f.matches(&filename, &qualname))
+        };
+        let root = is_any(&self.spec.root);
+        let step = is_any(&self.spec.step);
+        let phase = self.spec.phases.iter().position(|phase| {
+            let function = crate::spec::Function {
+                file: phase.file.clone(),
+                function: phase.function.clone(),
+            };
+            function.matches(&filename, &qualname)
+        });
+        let find = |name: &str| local(memory, layout, address, &head, name);
+        let own = if root { find("self")? } else { None };
+        let batch = match &self.spec.batch {
+            Some(batch) if step => find(&batch.local)?,
+            _ => None,
+        };
+        Ok(Code {
+            address,
+            root,
+            step,
+            phase: phase.map(|index| index as i64),
+            own,
+            batch,
+            first_line: head.u32_at(layout.code_first_line),
+            qualname_at,
+            checked_ns: now_ns,
+        })
+    }
+
+    /// The type of all code objects, known by its name the first time.
+    fn check_type<M: Memory>(&mut self, objects: &Objects<M>, class: u64) -> Result<(), Trouble> {
+        if self.code_type == 0 {
+            let at = class.wrapping_add(objects.layout.type_name as u64);
+            let mut name = [0; 5];
+            let name_at = objects.memory.word(at)?;
+            objects.memory.read(name_at, &mut name)?;
+            if &name == b"code\0" {
+                self.code_type = class;
+            }
+        }
+        if self.code_type == class && class != 0 {
+            Ok(())
+        } else {
+            Err(Trouble::Torn)
+        }
+    }
+}
+
+/// A text object: names of code objects and of their variables only.
+fn text<M: Memory>(memory: &M, layout: &Layout, address: u64) -> Result<String, Trouble> {
+    let mut head = [0; 48];
+    memory.read(address, &mut head)?;
+    let length = head.u64_at(layout.text_length) as usize;
+    let state = head.u32_at(layout.text_state);
+    let (kind, compact, ascii) = (state >> 2 & 7, state >> 5 & 1, state >> 6 & 1);
+    if length > MAX_TEXT || compact == 0 {
+        return Err(Trouble::Torn);
+    }
+    let width = match kind {
+        1 | 2 | 4 => kind as usize,
+        _ => return Err(Trouble::Torn),
+    };
+    let start = if ascii == 1 {
+        layout.text_ascii_data
+    } else {
+        layout.text_other_data
+    };
+    let mut bytes = vec![0; length * width];
+    memory.read(address.wrapping_add(start), &mut bytes)?;
+    bytes
+        .chunks_exact(width)
+        .map(|unit| {
+            let mut wide = [0; 4];
+            wide[..width].copy_from_slice(unit);
+            char::from_u32(u32::from_le_bytes(wide)).ok_or(Trouble::Torn)
+        })
+        .collect()
+}
+
+/// Finds a local variable of a code object by name.
+fn local<M: Memory>(
+    memory: &M,
+    layout: &Layout,
+    code: u64,
+    head: &[u8],
+    name: &str,
+) -> Result<Option<Local>, Trouble> {
+    let count = head.u32_at(layout.code_nlocalsplus) as usize;
+    if count > MAX_LOCALS {
+        return Err(Trouble::Torn);
+    }
+    let mut pointers = vec![0; count * 8];
+    let names = head.u64_at(layout.code_localsplusnames);
+    memory.read(names.wrapping_add(layout.tuple_items), &mut pointers)?;
+    let mut kinds = vec![0; count];
+    let kinds_at = head.u64_at(layout.code_localspluskinds);
+    memory.read(kinds_at.wrapping_add(layout.bytes_data), &mut kinds)?;
+    for (index, kind) in kinds.iter().enumerate() {
+        if text(memory, layout, pointers.u64_at(index * 8))? != name {
+            continue;
+        }
+        let cell = kind & layout::LOCAL_IS_CELL != 0;
+        let units = (memory.word(code.wrapping_add(layout.object_size as u64))? as usize)
+            .min(MAX_CODE_UNITS);
+        let mut bytecode = vec![0; units * 2];
+        memory.read(
+            code.wrapping_add(layout.code_bytecode as u64),
+            &mut bytecode,
+        )?;
+        let stores = stores(layout.bytecode, &bytecode, index, cell);
+        let argument = index < head.u32_at(layout.code_argcount) as usize;
+        let (from, until) = if argument {
+            (0, stores.first().copied())
+        } else {
+            (stores.first().copied().unwrap_or(0), stores.get(1).copied())
+        };
+        return Ok(Some(Local {
+            index: index as u64,
+            cell,
+            from,
+            until: until.unwrap_or(u64::MAX),
+        }));
+    }
+    Ok(None)
+}
+
+/// Byte offsets of the instructions that assign to a local, in order.
+fn stores(table: &Bytecode, bytecode: &[u8], index: usize, cell: bool) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut extended = 0usize;
+    let mut unit = 0usize;
+    while let Some(&[opcode, argument]) = bytecode.get(unit * 2..unit * 2 + 2) {
+        let value = extended << 8 | usize::from(argument);
+        extended = if opcode == table.extended_arg {
+            value & 0xff_ffff
+        } else {
+            0
+        };
+        let stores = if cell {
+            opcode == table.store_deref
+        } else {
+            table.store_fast.contains(&opcode)
+        };
+        if stores && value == index {
+            found.push(unit as u64 * 2);
+        }
+        let caches = table
+            .caches
+            .iter()
+            .find(|(_, opcodes)| opcodes.contains(&opcode))
+            .map_or(0, |(caches, _)| usize::from(*caches));
+        unit += 1 + caches;
+    }
+    found
+}
+
+/// The remembered place of the step frame: frames at the same depth lie at the same address.
+#[derive(Debug, Clone)]
+pub struct StepPlace {
+    pub frame: u64,
+    parent: Found,
+    chunk: u64,
+    codes: Vec<Code>,
+    /// The batch local that the next tick asks for.
+    pub batch: Option<Local>,
+}
+
+/// Bytes of one tick's look at a [`StepPlace`].
+pub const STEP_LOOK: usize = 32 + 8 + 8;
+
+/// What a tick saw at the remembered place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepLook {
+    pub inside: bool,
+    /// The batch object, when it is the current iteration's.
+    pub batch: u64,
+    /// The older batch that the local was assigned later in the function.
+    pub older: u64,
+}
+
+impl StepPlace {
+    /// From a walk that saw the step function running.
+    pub fn learn(walk: &Walk, code: &Code, known: Option<StepPlace>) -> Option<StepPlace> {
+        let (step, parent) = (walk.step?, walk.parent?);
+        let mut codes = match known {
+            Some(known) if known.frame == step.frame && known.parent == parent => known.codes,
+            _ => Vec::new(),
+        };
+        codes.retain(|known| known.address != code.address);
+        codes.push(code.clone());
+        Some(StepPlace {
+            frame: step.frame,
+            parent,
+            // Unknown when the frame lies below the top chunk; then only the frame's words count.
+            chunk: if walk.step_in_chunk { walk.chunk } else { 0 },
+            codes,
+            batch: code.batch,
+        })
+    }
+
+    /// What a tick has to read, in this order.
+    pub fn pieces(&self, layout: &Layout) -> [Piece; 3] {
+        let local = match self.batch {
+            Some(local) => self.frame + layout.frame_locals as u64 + 8 * local.index,
+            None => self.frame + layout.frame_locals as u64,
+        };
+        [
+            (self.frame + layout.frame_code as u64, 32),
+            (self.parent.frame + layout.frame_code as u64, 8),
+            (local, 8),
+        ]
+    }
+
+    /// Judges [`STEP_LOOK`] bytes read by [`pieces`](Self::pieces), with the top of the data stack.
+    pub fn look(&mut self, layout: &Layout, bytes: &[u8], chunk: u64, top: u64) -> StepLook {
+        const OUTSIDE: StepLook = StepLook {
+            inside: false,
+            batch: 0,
+            older: 0,
+        };
+        let code = bytes.u64_at(0);
+        let previous = bytes.u64_at(layout.frame_previous - layout.frame_code);
+        let instruction = bytes.u64_at(layout.frame_prev_instr - layout.frame_code);
+        // In another chunk the stack is deeper than the step frame.
+        let covered = chunk != self.chunk || top > self.frame;
+        if !covered || previous != self.parent.frame || bytes.u64_at(32) != self.parent.code {
+            return OUTSIDE;
+        }
+        let Some(running) = self.codes.iter().find(|known| known.address == code) else {
+            return OUTSIDE;
+        };
+        let asked = self.batch;
+        self.batch = running.batch;
+        let offset = instruction.wrapping_sub(code + layout.code_bytecode as u64);
+        let object = match running.batch {
+            Some(local) if asked == running.batch && offset >= local.from => bytes.u64_at(40),
+            _ => 0,
+        };
+        let older = running.batch.is_some_and(|local| offset >= local.until);
+        StepLook {
+            inside: true,
+            batch: if older { 0 } else { object },
+            older: if older { object } else { 0 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::layout_of;
+
+    fn layout() -> &'static Layout {
+        layout_of(3, 11).unwrap()
+    }
+
+    #[test]
+    fn stores_are_found_behind_caches_and_extended_arguments() {
+        let table = layout().bytecode;
+        // CALL (171) has four cache units; one of them looks like STORE_FAST 2.
+        let code = [
+            171, 0, 125, 2, 0, 0, 0, 0, 0, 0, 125, 2, 144, 1, 125, 2, 161, 2, 138, 2,
+        ];
+        assert_eq!(stores(table, &code, 2, false), [10, 16]);
+        assert_eq!(stores(table, &code, 258, false), [14]);
+        assert_eq!(stores(table, &code, 2, true), [18]);
+        assert_eq!(stores(table, &[125], 0, false), Vec::<u64>::new());
+    }
+
+    fn place() -> StepPlace {
+        let code = Code {
+            address: 0x9000,
+            root: false,
+            step: true,
+            phase: None,
+            own: None,
+            batch: Some(Local {
+                index: 1,
+                cell: false,
+                from: 20,
+                until: 40,
+            }),
+            first_line: 1,
+            qualname_at: 1,
+            checked_ns: 0,
+        };
+        let walk = Walk {
+            step: Some(Found {
+                frame: 0x5000,
+                code: 0x9000,
+            }),
+            parent: Some(Found {
+                frame: 0x4f00,
+                code: 0x8000,
+            }),
+            chunk: 0x4000,
+            step_in_chunk: true,
+            ..Walk::default()
+        };
+        StepPlace::learn(&walk, &code, None).unwrap()
+    }
+
+    fn bytes(code: u64, parent: u64, offset: u64, parent_code: u64, local: u64) -> Vec<u8> {
+        [code, 0, parent, 0x9000 + 184 + offset, parent_code, local]
+            .iter()
+            .flat_map(|word: &u64| word.to_le_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn inside_needs_the_frame_its_caller_and_a_stack_that_covers_both() {
+        let look = |bytes: &[u8], chunk, top| place().look(layout(), bytes, chunk, top).inside;
+        let good = bytes(0x9000, 0x4f00, 30, 0x8000, 0x77);
+        assert!(look(&good, 0x4000, 0x5100));
+        assert!(look(&good, 0xa000, 0xa100));
+        assert!(!look(&good, 0x4000, 0x5000));
+        assert!(!look(
+            &bytes(0x9900, 0x4f00, 30, 0x8000, 0x77),
+            0x4000,
+            0x5100
+        ));
+        assert!(!look(
+            &bytes(0x9000, 0x4e00, 30, 0x8000, 0x77),
+            0x4000,
+            0x5100
+        ));
+        assert!(!look(
+            &bytes(0x9000, 0x4f00, 30, 0x8800, 0x77),
+            0x4000,
+            0x5100
+        ));
+        assert!(!look(&[], 0x4000, 0x5100));
+    }
+
+    #[test]
+    fn a_batch_counts_only_between_its_first_and_second_assignment() {
+        let batch = |offset| {
+            let bytes = bytes(0x9000, 0x4f00, offset, 0x8000, 0x77);
+            let look = place().look(layout(), &bytes, 0x4000, 0x5100);
+            (look.batch, look.older)
+        };
+        assert_eq!(
+            (batch(10), batch(30), batch(40)),
+            ((0, 0), (0x77, 0), (0, 0x77))
+        );
+    }
+}

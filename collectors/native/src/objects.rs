@@ -1,0 +1,1004 @@
+//! Python objects from raw memory: attributes, numbers and lengths.
+//!
+//! Nothing of the target is executed: only instance attributes are found, never properties or
+//! other descriptors. No string value is ever read; attribute names are compared, and that is all.
+//! Every pointer may be garbage (the target runs on while we read), so every length is bounded and
+//! every failure is a [`Trouble`], never a panic.
+
+use std::collections::HashMap;
+
+use crate::events::UNKNOWN;
+use crate::layout::{self, Layout};
+use crate::memory::{Fields, Memory, Piece, Trouble};
+use crate::spec::Reduce;
+
+/// Containers larger than this are not read.
+pub const MAX_ELEMENTS: usize = 8192;
+/// Attribute dictionaries and tables larger than this are torn or not ours.
+const MAX_ENTRIES: usize = 2 * MAX_ELEMENTS;
+/// Items per block of a deque.
+const DEQUE_BLOCK: u64 = 64;
+const MAX_TUPLE: i64 = 16;
+const MAX_BASES: usize = 16;
+const MAX_CACHED: usize = 4096;
+/// Elements whose attributes need a read of their own each (no shared layout).
+const MAX_SLOW_ELEMENTS: usize = 256;
+
+/// An object's head with the words in front of it that a managed dictionary uses.
+const BEFORE: u64 = 32;
+const HEAD: usize = 48;
+/// An int with up to two digits; CPython allocates in units of 16 bytes.
+pub const INT_BYTES: usize = 32;
+const DICT_BYTES: usize = 48;
+const KEYS_BYTES: usize = 32;
+
+/// Where an attribute's value pointer lives, and the words that must stay as they are for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Slot {
+    pub address: u64,
+    pub guards: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Int,
+    List,
+    Tuple,
+    Dict,
+    Set,
+    Deque,
+    Other,
+}
+
+/// What is kept of a type.
+#[derive(Debug, Clone, Copy)]
+struct Class {
+    managed: bool,
+    dictoffset: i64,
+    cached_keys: u64,
+    shape: Shape,
+}
+
+/// Attribute storage of one object: a table of keys, and where the values are.
+#[derive(Debug, Clone, Copy)]
+struct Attributes {
+    keys: u64,
+    /// 0 when the values are in the table itself.
+    values: u64,
+}
+
+/// Position of a name in a table of keys, with the key object it was found by.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    index: u64,
+    entries: u64,
+    key: u64,
+}
+
+pub struct Objects<M> {
+    pub memory: M,
+    pub layout: &'static Layout,
+    classes: HashMap<u64, Class>,
+    places: HashMap<u64, Vec<(String, Place)>>,
+}
+
+impl<M: Memory> Objects<M> {
+    pub fn new(memory: M, layout: &'static Layout) -> Self {
+        Objects {
+            memory,
+            layout,
+            classes: HashMap::new(),
+            places: HashMap::new(),
+        }
+    }
+
+    /// Forgets types and key tables; a freed one could otherwise be mistaken for its successor.
+    pub fn forget(&mut self) {
+        self.classes.clear();
+        self.places.clear();
+    }
+
+    fn class(&mut self, address: u64) -> Result<Class, Trouble> {
+        if let Some(class) = self.classes.get(&address) {
+            return Ok(*class);
+        }
+        let layout = self.layout;
+        let mut bytes = [0; 296];
+        self.memory.read(address, &mut bytes)?;
+        let flags = bytes.u64_at(layout.type_flags);
+        if flags & layout::READY == 0 || bytes.u64_at(layout.object_type) == 0 {
+            return Err(Trouble::Torn);
+        }
+        let heap = flags & layout::HEAP_TYPE != 0;
+        let class = Class {
+            managed: flags & layout::MANAGED_DICT != 0,
+            dictoffset: bytes.i64_at(layout.type_dictoffset),
+            cached_keys: if heap {
+                self.memory.word(address + layout.type_cached_keys as u64)?
+            } else {
+                0
+            },
+            shape: match flags {
+                f if f & layout::INT_SUBCLASS != 0 => Shape::Int,
+                f if f & layout::LIST_SUBCLASS != 0 => Shape::List,
+                f if f & layout::TUPLE_SUBCLASS != 0 => Shape::Tuple,
+                f if f & layout::DICT_SUBCLASS != 0 => Shape::Dict,
+                _ => self.builtin_shape(&bytes)?,
+            },
+        };
+        if self.classes.len() >= MAX_CACHED {
+            self.classes.clear();
+        }
+        self.classes.insert(address, class);
+        Ok(class)
+    }
+
+    /// Sets and deques have no flag of their own: go down to the built-in base and look at the
+    /// name compiled into the interpreter.
+    fn builtin_shape(&self, class: &[u8]) -> Result<Shape, Trouble> {
+        let layout = self.layout;
+        let mut bytes = [0; 296];
+        bytes.copy_from_slice(class);
+        for _ in 0..MAX_BASES {
+            if bytes.u64_at(layout.type_flags) & layout::HEAP_TYPE == 0 {
+                let mut name = [0; 18];
+                let at = bytes.u64_at(layout.type_name);
+                let arrived = self.memory.gather(&[(at, name.len())], &mut name)?;
+                return Ok(match name[..arrived].split(|byte| *byte == 0).next() {
+                    Some(b"set" | b"frozenset") => Shape::Set,
+                    Some(b"collections.deque") => Shape::Deque,
+                    _ => Shape::Other,
+                });
+            }
+            let base = bytes.u64_at(layout.type_base);
+            if base == 0 {
+                break;
+            }
+            self.memory.read(base, &mut bytes)?;
+        }
+        Ok(Shape::Other)
+    }
+
+    /// An object's own head, and what kind it is; what lies behind a small object may be missing.
+    fn inspect(&mut self, object: u64) -> Result<(Shape, [u8; HEAD]), Trouble> {
+        let mut head = [0; HEAD];
+        if self.memory.gather(&[(object, HEAD)], &mut head)? < INT_BYTES {
+            return Err(Trouble::Torn);
+        }
+        let class = self.class(head.u64_at(self.layout.object_type))?;
+        Ok((class.shape, head))
+    }
+
+    // ---- attributes
+
+    /// The value slot of `object.name`, with the guards under which it stays valid.
+    pub fn slot(&mut self, object: u64, name: &str) -> Result<Slot, Trouble> {
+        let mut head = [0; HEAD];
+        self.head(object, &mut head)?;
+        let (attributes, mut guards) = self.attributes(object, &head)?;
+        let place = self.place(attributes.keys, name)?;
+        let address = value_address(attributes, place);
+        // A key removed and added again lands elsewhere in the same table.
+        if attributes.values == 0 {
+            guards.push((place.entries + 16 * place.index, place.key));
+        }
+        Ok(Slot { address, guards })
+    }
+
+    /// The object that `object.name` is.
+    pub fn attribute(&mut self, object: u64, name: &str) -> Result<u64, Trouble> {
+        let mut head = [0; HEAD];
+        self.head(object, &mut head)?;
+        let (attributes, _) = self.attributes(object, &head)?;
+        // Once with what is remembered of this table, once afresh.
+        for _ in 0..2 {
+            let place = self.place(attributes.keys, name)?;
+            let mut words = [0; 16];
+            self.memory.gather_all(
+                &[
+                    (place.entries + 16 * place.index, 8),
+                    (value_address(attributes, place), 8),
+                ],
+                &mut words,
+            )?;
+            if words.u64_at(0) == place.key {
+                return match words.u64_at(8) {
+                    0 => Err(Trouble::Absent),
+                    value => Ok(value),
+                };
+            }
+            self.places.remove(&attributes.keys);
+        }
+        Err(Trouble::Torn)
+    }
+
+    /// The object at the end of a dotted path.
+    pub fn follow(&mut self, object: u64, steps: &[String]) -> Result<u64, Trouble> {
+        steps
+            .iter()
+            .try_fold(object, |object, name| self.attribute(object, name))
+    }
+
+    /// The slot at the end of a dotted path; the guards cover the whole way.
+    pub fn resolve(&mut self, object: u64, steps: &[String]) -> Result<Slot, Trouble> {
+        let (last, way) = steps.split_last().ok_or(Trouble::Absent)?;
+        let mut object = object;
+        let mut guards = Vec::new();
+        for name in way {
+            let slot = self.slot(object, name)?;
+            object = self.memory.word(slot.address)?;
+            if object == 0 {
+                return Err(Trouble::Absent);
+            }
+            guards.extend(slot.guards);
+            guards.push((slot.address, object));
+        }
+        let mut slot = self.slot(object, last)?;
+        guards.append(&mut slot.guards);
+        Ok(Slot {
+            address: slot.address,
+            guards,
+        })
+    }
+
+    fn head(&self, object: u64, out: &mut [u8; HEAD]) -> Result<(), Trouble> {
+        let start = object.checked_sub(BEFORE).ok_or(Trouble::Torn)?;
+        match self.memory.read(start, out) {
+            // Nothing mapped in front of a static object.
+            Err(Trouble::Torn) => {
+                *out = [0; HEAD];
+                self.memory.read(object, &mut out[BEFORE as usize..])
+            }
+            other => other,
+        }
+    }
+
+    fn attributes(
+        &mut self,
+        object: u64,
+        head: &[u8],
+    ) -> Result<(Attributes, Vec<(u64, u64)>), Trouble> {
+        let layout = self.layout;
+        let class = self.class(head.u64_at(BEFORE as usize + layout.object_type))?;
+        let (at, dict) = if class.managed {
+            let values = head.u64_at((BEFORE - layout.managed_values_before) as usize);
+            if values != 0 {
+                let attributes = Attributes {
+                    keys: class.cached_keys,
+                    values,
+                };
+                let guard = (object - layout.managed_values_before, values);
+                return Ok((attributes, vec![guard]));
+            }
+            (
+                object - layout.managed_dict_before,
+                head.u64_at((BEFORE - layout.managed_dict_before) as usize),
+            )
+        } else if class.dictoffset > 0 {
+            let at = object.wrapping_add(class.dictoffset as u64);
+            (at, self.memory.word(at)?)
+        } else {
+            return Err(Trouble::Absent);
+        };
+        if dict == 0 {
+            return Err(Trouble::Absent);
+        }
+        let mut bytes = [0; DICT_BYTES];
+        self.memory.read(dict, &mut bytes)?;
+        if self.class(bytes.u64_at(layout.object_type))?.shape != Shape::Dict {
+            return Err(Trouble::Torn);
+        }
+        let attributes = Attributes {
+            keys: bytes.u64_at(layout.dict_keys),
+            values: bytes.u64_at(layout.dict_values),
+        };
+        let guards = vec![
+            (at, dict),
+            (dict + layout.dict_keys as u64, attributes.keys),
+            (dict + layout.dict_values as u64, attributes.values),
+        ];
+        Ok((attributes, guards))
+    }
+
+    fn place(&mut self, keys: u64, name: &str) -> Result<Place, Trouble> {
+        if let Some(known) = self.places.get(&keys) {
+            if let Some((_, place)) = known.iter().find(|(known, _)| known == name) {
+                return Ok(*place);
+            }
+        }
+        let place = self.search(keys, name)?;
+        if self.places.len() >= MAX_CACHED {
+            self.places.clear();
+        }
+        let known = self.places.entry(keys).or_default();
+        known.retain(|(known, _)| known != name);
+        known.push((name.to_owned(), place));
+        Ok(place)
+    }
+
+    fn search(&self, keys: u64, name: &str) -> Result<Place, Trouble> {
+        let layout = self.layout;
+        let table = self.table(keys)?;
+        if table.general {
+            return Err(Trouble::Absent);
+        }
+        let mut entries = vec![0; table.count * 16];
+        self.memory.read(table.entries, &mut entries)?;
+        let candidates: Vec<(u64, u64)> = (0..table.count)
+            .map(|index| (index as u64, entries.u64_at(index * 16)))
+            .filter(|(_, key)| *key != 0)
+            .collect();
+        // Names are ASCII here: head of the text object, then its characters.
+        let mut heads = vec![0; candidates.len() * 48];
+        let pieces: Vec<Piece> = candidates.iter().map(|(_, key)| (*key, 48)).collect();
+        self.memory.gather_all(&pieces, &mut heads)?;
+        let mut text = vec![0; name.len()];
+        for (head, (index, key)) in heads.chunks_exact(48).zip(candidates) {
+            let ascii_and_compact = head.u32_at(layout.text_state) >> 5 & 3 == 3;
+            if !ascii_and_compact || head.u64_at(layout.text_length) != name.len() as u64 {
+                continue;
+            }
+            self.memory
+                .read(key.wrapping_add(layout.text_ascii_data), &mut text)?;
+            if text == name.as_bytes() {
+                return Ok(Place {
+                    index,
+                    entries: table.entries,
+                    key,
+                });
+            }
+        }
+        Err(Trouble::Absent)
+    }
+
+    fn table(&self, keys: u64) -> Result<Table, Trouble> {
+        let layout = self.layout;
+        let mut bytes = [0; KEYS_BYTES];
+        self.memory.read(keys, &mut bytes)?;
+        let log2_index_bytes = bytes[layout.keys_log2_index_bytes];
+        let kind = bytes[layout.keys_kind];
+        let count = bytes.u64_at(layout.keys_nentries);
+        if log2_index_bytes > 26 || kind > 2 || count > MAX_ENTRIES as u64 {
+            return Err(Trouble::Torn);
+        }
+        Ok(Table {
+            entries: keys
+                .wrapping_add(layout.keys_indices)
+                .wrapping_add(1 << log2_index_bytes),
+            count: count as usize,
+            general: kind == layout::KEYS_GENERAL,
+        })
+    }
+
+    // ---- numbers
+
+    /// The value of an int or bool.
+    pub fn int(&mut self, object: u64) -> Result<i64, Trouble> {
+        let mut bytes = [0; INT_BYTES];
+        self.memory.read(object, &mut bytes)?;
+        self.decode_int(object, &bytes)
+    }
+
+    /// The value of an int whose first [`INT_BYTES`] bytes were read.
+    pub fn decode_int(&mut self, object: u64, bytes: &[u8]) -> Result<i64, Trouble> {
+        let layout = self.layout;
+        if self.class(bytes.u64_at(layout.object_type))?.shape != Shape::Int {
+            return Err(Trouble::Absent);
+        }
+        let size = bytes.i64_at(layout.object_size);
+        let mut magnitude = match size.unsigned_abs() {
+            0 => 0,
+            1 => u64::from(bytes.u32_at(layout.int_digits)),
+            2 | 3 => {
+                u64::from(bytes.u32_at(layout.int_digits))
+                    | u64::from(bytes.u32_at(layout.int_digits + 4)) << 30
+            }
+            _ => return Err(Trouble::Absent),
+        };
+        if size.unsigned_abs() == 3 {
+            let mut third = [0; 4];
+            self.memory.read(
+                object.wrapping_add(layout.int_digits as u64 + 8),
+                &mut third,
+            )?;
+            let third = u64::from(u32::from_le_bytes(third));
+            if third >= 1 << 3 {
+                return Err(Trouble::Absent);
+            }
+            magnitude |= third << 60;
+        }
+        // At most 63 bits by the checks above, so the sign always fits.
+        let magnitude = i64::try_from(magnitude).map_err(|_| Trouble::Torn)?;
+        Ok(if size < 0 { -magnitude } else { magnitude })
+    }
+
+    /// The values of many ints; equal pointers are read once.
+    fn ints(&mut self, objects: &[u64]) -> Result<Vec<i64>, Trouble> {
+        let mut distinct = objects.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let pieces: Vec<Piece> = distinct.iter().map(|at| (*at, INT_BYTES)).collect();
+        let mut bytes = vec![0; distinct.len() * INT_BYTES];
+        self.memory.gather_all(&pieces, &mut bytes)?;
+        let mut values = Vec::with_capacity(distinct.len());
+        for (at, head) in distinct.iter().zip(bytes.chunks_exact(INT_BYTES)) {
+            values.push(self.decode_int(*at, head)?);
+        }
+        objects
+            .iter()
+            .map(|at| {
+                let index = distinct.binary_search(at).map_err(|_| Trouble::Torn)?;
+                Ok(values[index])
+            })
+            .collect()
+    }
+
+    // ---- containers
+
+    /// The number of elements of a list, tuple, dict, set, deque, or a subclass of one.
+    fn length(&self, shape: Shape, head: &[u8]) -> Result<i64, Trouble> {
+        let layout = self.layout;
+        let offset = match shape {
+            Shape::List | Shape::Tuple | Shape::Deque => layout.object_size,
+            Shape::Dict => layout.dict_used,
+            Shape::Set => layout.set_used,
+            Shape::Int | Shape::Other => return Err(Trouble::Absent),
+        };
+        match head.i64_at(offset) {
+            length @ 0..=0xffff_ffff => Ok(length),
+            _ => Err(Trouble::Torn),
+        }
+    }
+
+    /// The elements of a list or tuple, or the values of a dict.
+    fn elements(&self, object: u64, shape: Shape, head: &[u8]) -> Result<Vec<u64>, Trouble> {
+        let layout = self.layout;
+        if !matches!(shape, Shape::List | Shape::Tuple | Shape::Dict) {
+            return Err(Trouble::Absent);
+        }
+        let length = self.length(shape, head)? as usize;
+        if length > MAX_ELEMENTS {
+            return Err(Trouble::Absent);
+        }
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let found: Vec<u64> = match shape {
+            Shape::List => self.words(head.u64_at(layout.list_items), length)?,
+            Shape::Tuple => self.words(object + layout.tuple_items, length)?,
+            _ => self.dict_values(head)?,
+        };
+        if found.len() != length || found.contains(&0) {
+            return Err(Trouble::Torn);
+        }
+        Ok(found)
+    }
+
+    /// The object of `like`'s class at the left end of a deque, by itself or in a tuple.
+    pub fn newest(&mut self, start: u64, path: &[String], like: u64) -> Result<u64, Trouble> {
+        let layout = self.layout;
+        let deque = self.follow(start, path)?;
+        let (shape, head) = self.inspect(deque)?;
+        if shape != Shape::Deque || self.length(shape, &head)? == 0 {
+            return Err(Trouble::Absent);
+        }
+        let index = head.u64_at(layout.deque_left_index);
+        if index >= DEQUE_BLOCK {
+            return Err(Trouble::Torn);
+        }
+        let items = head
+            .u64_at(layout.deque_left_block)
+            .wrapping_add(layout.block_items);
+        let item = self.memory.word(items.wrapping_add(8 * index))?;
+        let class_at = layout.object_type as u64;
+        let class = self.memory.word(like.wrapping_add(class_at))?;
+        let (shape, head) = self.inspect(item)?;
+        if head.u64_at(layout.object_type) == class {
+            return Ok(item);
+        }
+        if shape != Shape::Tuple || self.length(shape, &head)? > MAX_TUPLE {
+            return Err(Trouble::Absent);
+        }
+        for part in self.elements(item, shape, &head)? {
+            if self.memory.word(part.wrapping_add(class_at))? == class {
+                return Ok(part);
+            }
+        }
+        Err(Trouble::Absent)
+    }
+
+    fn dict_values(&self, head: &[u8]) -> Result<Vec<u64>, Trouble> {
+        let layout = self.layout;
+        let table = self.table(head.u64_at(layout.dict_keys))?;
+        let values = head.u64_at(layout.dict_values);
+        let mut found = if values != 0 {
+            self.words(values, table.count)?
+        } else {
+            let stride = if table.general { 3 } else { 2 };
+            let entries = self.words(table.entries, table.count * stride)?;
+            entries
+                .chunks_exact(stride)
+                .map(|entry| entry[stride - 1])
+                .collect()
+        };
+        // Deleted entries keep their place with no value.
+        found.retain(|value| *value != 0);
+        Ok(found)
+    }
+
+    fn words(&self, address: u64, count: usize) -> Result<Vec<u64>, Trouble> {
+        let mut bytes = vec![0; count * 8];
+        self.memory.read(address, &mut bytes)?;
+        Ok((0..count).map(|index| bytes.u64_at(index * 8)).collect())
+    }
+
+    /// `name` of every object; in a few reads when they share a class, as batch entries do.
+    fn attribute_of_each(&mut self, objects: &[u64], name: &str) -> Result<Vec<u64>, Trouble> {
+        let layout = self.layout;
+        if let Some(values) = self.attribute_of_alike(objects, name)? {
+            return Ok(values);
+        }
+        if objects.len() > MAX_SLOW_ELEMENTS {
+            return Err(Trouble::Absent);
+        }
+        debug_assert!(layout.managed_values_before <= BEFORE);
+        objects
+            .iter()
+            .map(|object| self.attribute(*object, name))
+            .collect()
+    }
+
+    fn attribute_of_alike(
+        &mut self,
+        objects: &[u64],
+        name: &str,
+    ) -> Result<Option<Vec<u64>>, Trouble> {
+        let layout = self.layout;
+        let pieces: Vec<Piece> = objects
+            .iter()
+            .map(|object| (object.saturating_sub(BEFORE), HEAD))
+            .collect();
+        let mut heads = vec![0; objects.len() * HEAD];
+        self.memory.gather_all(&pieces, &mut heads)?;
+        let type_at = BEFORE as usize + layout.object_type;
+        let first = heads.u64_at(type_at);
+        let class = self.class(first)?;
+        let values_at = (BEFORE - layout.managed_values_before) as usize;
+        let alike = |head: &[u8]| head.u64_at(type_at) == first && head.u64_at(values_at) != 0;
+        if !class.managed || !heads.chunks_exact(HEAD).all(alike) {
+            return Ok(None);
+        }
+        let place = self.place(class.cached_keys, name)?;
+        let pieces: Vec<Piece> = heads
+            .chunks_exact(HEAD)
+            .map(|head| (head.u64_at(values_at).wrapping_add(8 * place.index), 8))
+            .collect();
+        let mut bytes = vec![0; objects.len() * 8];
+        self.memory.gather_all(&pieces, &mut bytes)?;
+        let values: Vec<u64> = (0..objects.len()).map(|i| bytes.u64_at(i * 8)).collect();
+        if values.contains(&0) {
+            return Err(Trouble::Absent);
+        }
+        Ok(Some(values))
+    }
+
+    // ---- fields
+
+    /// All reductions of one path, sharing the reads; [`UNKNOWN`] where there is nothing to read.
+    ///
+    /// Fails only with what a second attempt could cure, or with the end of the process.
+    pub fn reduce(
+        &mut self,
+        start: u64,
+        path: &crate::spec::Path,
+        reductions: &[Reduce],
+    ) -> Result<Vec<i64>, Trouble> {
+        match self.reduce_strictly(start, path, reductions) {
+            Err(Trouble::Absent) => Ok(vec![UNKNOWN; reductions.len()]),
+            other => other,
+        }
+    }
+
+    fn reduce_strictly(
+        &mut self,
+        start: u64,
+        path: &crate::spec::Path,
+        reductions: &[Reduce],
+    ) -> Result<Vec<i64>, Trouble> {
+        let object = self.follow(start, &path.steps)?;
+        let (shape, head) = self.inspect(object)?;
+        let mut values: Option<Result<Vec<i64>, Trouble>> = None;
+        let mut results = Vec::with_capacity(reductions.len());
+        for reduction in reductions {
+            let result = match reduction {
+                Reduce::Int => self.decode_int(object, &head),
+                Reduce::Len => self.length(shape, &head),
+                other => {
+                    let values = values.get_or_insert_with(|| {
+                        let mut elements = self.elements(object, shape, &head)?;
+                        if !elements.is_empty() {
+                            for name in path.each.iter().flatten() {
+                                elements = self.attribute_of_each(&elements, name)?;
+                            }
+                        }
+                        self.ints(&elements)
+                    });
+                    values
+                        .as_ref()
+                        .map_err(|t| *t)
+                        .and_then(|v| fold(*other, v))
+                }
+            };
+            results.push(match result {
+                Err(Trouble::Absent) => UNKNOWN,
+                other => other?,
+            });
+        }
+        Ok(results)
+    }
+}
+
+struct Table {
+    entries: u64,
+    count: usize,
+    general: bool,
+}
+
+fn value_address(attributes: Attributes, place: Place) -> u64 {
+    if attributes.values == 0 {
+        place.entries.wrapping_add(16 * place.index + 8)
+    } else {
+        attributes.values.wrapping_add(8 * place.index)
+    }
+}
+
+fn fold(reduction: Reduce, values: &[i64]) -> Result<i64, Trouble> {
+    let sum = |above: i64| {
+        values
+            .iter()
+            .filter(|value| **value > above)
+            .try_fold(0i64, |sum, value| sum.checked_add(*value))
+            .ok_or(Trouble::Absent)
+    };
+    match reduction {
+        Reduce::Sum => values
+            .iter()
+            .try_fold(0i64, |sum, value| sum.checked_add(*value))
+            .ok_or(Trouble::Absent),
+        Reduce::SumAboveOne => sum(1),
+        Reduce::CountOne => Ok(values.iter().filter(|value| **value == 1).count() as i64),
+        Reduce::Max => values.iter().copied().max().ok_or(Trouble::Absent),
+        Reduce::Int | Reduce::Len => Err(Trouble::Absent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::layout_of;
+    use crate::memory::fake::FakeMemory;
+    use crate::spec::Path;
+
+    const INT: u64 = 0x1000;
+    const LIST: u64 = 0x2000;
+    const DICT: u64 = 0x3000;
+    const SET: u64 = 0x4000;
+    const DEQUE: u64 = 0x5000;
+    const QUEUE: u64 = 0x6000;
+    const THING: u64 = 0x7000;
+    const OLD: u64 = 0x8000;
+    const TYPE: u64 = 0x9000;
+
+    /// A made-up interpreter: a few types, and objects put where a test wants them.
+    struct World {
+        memory: FakeMemory,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let world = World {
+                memory: FakeMemory::default(),
+            };
+            let heap = layout::HEAP_TYPE;
+            world.class(INT, layout::INT_SUBCLASS, 0, "int", 0, 0);
+            world.class(LIST, layout::LIST_SUBCLASS, 0, "list", 0, 0);
+            world.class(DICT, layout::DICT_SUBCLASS, 0, "dict", 0, 0);
+            world.class(SET, 0, 0, "set", 0, 0);
+            world.class(DEQUE, 0, 0, "collections.deque", 0, 0);
+            world.class(QUEUE, heap, DEQUE, "Queue", 0, 0);
+            world.class(
+                THING,
+                heap | layout::MANAGED_DICT,
+                0,
+                "Thing",
+                u64::MAX,
+                0x20_000,
+            );
+            world.class(OLD, heap, 0, "Old", 16, 0);
+            world
+        }
+
+        fn class(&self, at: u64, flags: u64, base: u64, name: &str, dictoffset: u64, keys: u64) {
+            let mut words = [0; 110];
+            words[1] = TYPE;
+            words[3] = at + 0x400;
+            words[168 / 8] = flags | layout::READY;
+            words[256 / 8] = base;
+            words[288 / 8] = dictoffset;
+            words[872 / 8] = keys;
+            self.memory.put_words(at, &words);
+            let mut text = name.as_bytes().to_vec();
+            text.resize(32, 0);
+            self.memory.put(at + 0x400, &text);
+        }
+
+        fn int(&self, at: u64, value: i64) -> u64 {
+            let magnitude = value.unsigned_abs();
+            let mask = (1 << 30) - 1;
+            let digits = [magnitude & mask, magnitude >> 30 & mask, magnitude >> 60];
+            let count = digits.iter().rposition(|d| *d != 0).map_or(0, |i| i + 1) as i64;
+            let size = if value < 0 { -count } else { count };
+            let words = [
+                1,
+                INT,
+                size as u64,
+                digits[0] | digits[1] << 32,
+                digits[2],
+                0,
+            ];
+            self.memory.put_words(at, &words);
+            at
+        }
+
+        fn text(&self, at: u64, text: &str) -> u64 {
+            let mut bytes = vec![0; 48];
+            bytes[16] = text.len() as u8;
+            bytes[32] = 0b1110_0100;
+            bytes.extend_from_slice(text.as_bytes());
+            self.memory.put(at, &bytes);
+            at
+        }
+
+        fn list(&self, at: u64, items: &[u64]) -> u64 {
+            self.memory
+                .put_words(at, &[1, LIST, items.len() as u64, at + 0x100, 0, 0]);
+            self.memory.put_words(at + 0x100, items);
+            at
+        }
+
+        /// A combined dict of text keys.
+        fn dict(&self, at: u64, items: &[(&str, u64)]) -> u64 {
+            let keys = at + 0x200;
+            let used = items.iter().filter(|(_, value)| *value != 0).count() as u64;
+            self.memory.put_words(at, &[1, DICT, used, 0, keys, 0]);
+            let mut words = vec![1, 3 << 8 | 1 << 16, 0, items.len() as u64, 0];
+            for (name, value) in items {
+                let key = self.text(at + 0x800 + 0x80 * u64::from(name.as_bytes()[0] & 31), name);
+                words.extend([key, *value]);
+            }
+            self.memory.put_words(keys, &words);
+            at
+        }
+
+        /// An instance with inline values; `Thing`'s shared keys must be put first.
+        fn thing(&self, at: u64, values: &[u64]) -> u64 {
+            self.memory
+                .put_words(at - 32, &[at + 0x100, 0, 0, 0, 1, THING]);
+            self.memory.put_words(at + 0x100, values);
+            at
+        }
+
+        fn thing_keys(&self, names: &[&str]) {
+            let mut words = vec![1, 3 << 8 | 2 << 16, 0, names.len() as u64, 0];
+            for (index, name) in names.iter().enumerate() {
+                words.extend([self.text(0x21_000 + 0x80 * index as u64, name), 0]);
+            }
+            self.memory.put_words(0x20_000, &words);
+        }
+
+        fn done(self) -> Objects<FakeMemory> {
+            Objects::new(self.memory, layout_of(3, 11).unwrap())
+        }
+    }
+
+    fn length(objects: &mut Objects<FakeMemory>, at: u64) -> Result<i64, Trouble> {
+        let (shape, head) = objects.inspect(at)?;
+        objects.length(shape, &head)
+    }
+
+    fn path(text: &str) -> Path {
+        Path::try_from(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn ints_of_every_size_and_sign() {
+        let world = World::new();
+        let values = [0, 1, -1, (1 << 30) - 1, 1 << 30, -(1 << 45), i64::MAX];
+        for (index, value) in values.iter().enumerate() {
+            world.int(0x50_000 + 0x100 * index as u64, *value);
+        }
+        world
+            .memory
+            .put_words(0x60_000, &[1, INT, 3, u64::MAX, u64::MAX]);
+        world.memory.put_words(0x60_100, &[1, INT, 900, 0, 0]);
+        let mut objects = world.done();
+        for (index, value) in values.iter().enumerate() {
+            assert_eq!(objects.int(0x50_000 + 0x100 * index as u64), Ok(*value));
+        }
+        assert_eq!(objects.int(0x60_000), Err(Trouble::Absent));
+        assert_eq!(objects.int(0x60_100), Err(Trouble::Absent));
+    }
+
+    #[test]
+    fn lengths_of_containers_and_their_subclasses() {
+        let world = World::new();
+        world.list(0x50_000, &[1, 2, 3]);
+        world.dict(0x51_000, &[("a", 9), ("b", 0)]);
+        world.memory.put_words(0x52_000, &[1, SET, 99, 4, 0, 0]);
+        world.memory.put_words(0x53_000, &[1, QUEUE, 5, 0, 0, 0]);
+        world.memory.put_words(0x54_000, &[1, THING, 6, 0, 0, 0]);
+        world
+            .memory
+            .put_words(0x55_000, &[1, LIST, u64::MAX, 0, 0, 0]);
+        let mut objects = world.done();
+        assert_eq!(length(&mut objects, 0x50_000), Ok(3));
+        assert_eq!(length(&mut objects, 0x51_000), Ok(1));
+        assert_eq!(length(&mut objects, 0x52_000), Ok(4));
+        assert_eq!(length(&mut objects, 0x53_000), Ok(5));
+        assert_eq!(length(&mut objects, 0x54_000), Err(Trouble::Absent));
+        assert_eq!(length(&mut objects, 0x55_000), Err(Trouble::Torn));
+    }
+
+    #[test]
+    fn attributes_are_found_in_inline_values_and_in_dictionaries() {
+        let world = World::new();
+        world.thing_keys(&["first", "second"]);
+        let seven = world.int(0x50_000, 7);
+        world.thing(0x60_000, &[0, seven]);
+        world.dict(0x70_000, &[("first", seven)]);
+        world.memory.put_words(0x61_000, &[1, OLD, 0x70_000]);
+        let mut objects = world.done();
+        assert_eq!(objects.attribute(0x60_000, "second"), Ok(seven));
+        assert_eq!(objects.attribute(0x60_000, "first"), Err(Trouble::Absent));
+        assert_eq!(objects.attribute(0x60_000, "third"), Err(Trouble::Absent));
+        assert_eq!(objects.attribute(0x61_000, "first"), Ok(seven));
+    }
+
+    #[test]
+    fn a_slot_comes_with_the_words_that_keep_it_valid() {
+        let world = World::new();
+        world.thing_keys(&["scheduler"]);
+        let step = world.int(0x50_000, 3);
+        world.dict(0x70_000, &[("current_step", step)]);
+        world.memory.put_words(0x61_000, &[1, OLD, 0x70_000]);
+        world.thing(0x60_000, &[0x61_000]);
+        let mut objects = world.done();
+        let steps = path("scheduler.current_step").steps;
+        let slot = objects.resolve(0x60_000, &steps).unwrap();
+        assert_eq!(objects.memory.word(slot.address), Ok(step));
+        assert!(slot.guards.contains(&(0x60_000 - 32, 0x60_100)));
+        assert!(slot.guards.contains(&(0x60_100, 0x61_000)));
+        for (address, expected) in slot.guards {
+            assert_eq!(objects.memory.word(address), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn a_moved_key_is_searched_again() {
+        let world = World::new();
+        let (one, two) = (world.int(0x50_000, 1), world.int(0x50_100, 2));
+        world.dict(0x70_000, &[("a", one), ("b", two)]);
+        world.memory.put_words(0x61_000, &[1, OLD, 0x70_000]);
+        let mut objects = world.done();
+        assert_eq!(objects.attribute(0x61_000, "b"), Ok(two));
+        let again = World {
+            memory: std::mem::take(&mut objects.memory),
+        };
+        again.dict(0x70_000, &[("other", one), ("a", one), ("b", two)]);
+        objects.memory = again.memory;
+        assert_eq!(objects.attribute(0x61_000, "b"), Ok(two));
+    }
+
+    #[test]
+    fn reductions_of_one_path_share_its_values() {
+        let world = World::new();
+        let (one, many) = (world.int(0x50_000, 1), world.int(0x50_100, 40));
+        world.thing_keys(&["tokens"]);
+        world.dict(
+            0x70_000,
+            &[("x", one), ("y", many), ("z", one), ("gone", 0)],
+        );
+        world.thing(0x60_000, &[0x70_000]);
+        let mut objects = world.done();
+        let all = [
+            Reduce::Len,
+            Reduce::Sum,
+            Reduce::Max,
+            Reduce::CountOne,
+            Reduce::SumAboveOne,
+            Reduce::Int,
+        ];
+        let values = objects.reduce(0x60_000, &path("tokens"), &all);
+        assert_eq!(values, Ok(vec![3, 42, 40, 2, 40, UNKNOWN]));
+        let values = objects.reduce(0x60_000, &path("absent"), &all[..1]);
+        assert_eq!(values, Ok(vec![UNKNOWN]));
+    }
+
+    #[test]
+    fn an_attribute_of_each_element() {
+        let world = World::new();
+        world.thing_keys(&["items", "size"]);
+        let (two, five) = (world.int(0x50_000, 2), world.int(0x50_100, 5));
+        let first = world.thing(0x61_000, &[0, two]);
+        let second = world.thing(0x62_000, &[0, five]);
+        world.list(0x70_000, &[first, second]);
+        world.thing(0x60_000, &[0x70_000, two]);
+        world.list(0x71_000, &[]);
+        world.thing(0x63_000, &[0x71_000, two]);
+        let mut objects = world.done();
+        let both = [Reduce::Sum, Reduce::Len, Reduce::Max];
+        let sums = objects.reduce(0x60_000, &path("items[].size"), &both);
+        assert_eq!(sums, Ok(vec![7, 2, 5]));
+        let none = objects.reduce(0x63_000, &path("items[].size"), &both);
+        assert_eq!(none, Ok(vec![0, 0, UNKNOWN]));
+    }
+
+    #[test]
+    fn the_newest_batch_is_the_one_of_its_class_in_the_leftmost_tuple() {
+        let world = World::new();
+        world.thing_keys(&["queue"]);
+        let other = world.int(0x50_000, 7);
+        let batch = world.thing(0x61_000, &[0]);
+        let older = world.thing(0x62_000, &[0]);
+        let tuple = 0x71_000;
+        world.memory.put_words(0xa000, &[1, TYPE]);
+        world.class(0xa000, layout::TUPLE_SUBCLASS, 0, "tuple", 0, 0);
+        let words = [1, 0xa000, 2, other, batch, 0];
+        world.memory.put_words(tuple, &words);
+        let words = [1, DEQUE, 1, 0x73_000, 0x73_000, 5];
+        world.memory.put_words(0x72_000, &words);
+        world.memory.put_words(0x73_000 + 8 + 8 * 5, &[tuple]);
+        world.thing(0x60_000, &[0x72_000]);
+        world.memory.put_words(0x74_000, &[1, DEQUE, 0, 0, 0, 0]);
+        world.thing(0x63_000, &[0x74_000]);
+        let mut objects = world.done();
+        let queue = path("queue").steps;
+        assert_eq!(objects.newest(0x60_000, &queue, older), Ok(batch));
+        assert_eq!(objects.newest(0x60_000, &queue, other), Ok(other));
+        let empty = objects.newest(0x63_000, &queue, older);
+        assert_eq!(empty, Err(Trouble::Absent));
+    }
+
+    #[test]
+    fn garbage_is_torn_or_absent_but_never_a_panic() {
+        let mut state = 88172645463325252u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..300 {
+            let world = World::new();
+            let mut words: Vec<u64> = (0..400).map(|_| random()).collect();
+            for word in words.iter_mut() {
+                if *word % 3 == 0 {
+                    *word = [INT, LIST, DICT, THING, OLD, 0x60_000][*word as usize % 6];
+                }
+            }
+            world.memory.put_words(0x5f_000, &words);
+            world.memory.put_words(0x60_000, &words);
+            let mut objects = world.done();
+            for at in (0x60_000..0x60_400).step_by(8) {
+                let _ = objects.int(at);
+                let _ = objects.resolve(at, &path("a.b").steps);
+                let _ = objects.reduce(at, &path("a[].b"), &[Reduce::Sum, Reduce::Len]);
+                if let Ok((shape, head)) = objects.inspect(at) {
+                    let _ = objects
+                        .elements(at, shape, &head)
+                        .map(|all| objects.ints(&all));
+                }
+            }
+        }
+    }
+}
