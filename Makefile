@@ -48,7 +48,7 @@ lint: install ## Style, formatting and import rules
 
 types: install ## Static types
 	$(BIN)/mypy schemas collectors models streams simulator latencyprism tests benchmarks
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 rust: ## Tests, lints and format of the native sampler
 	cd collectors/native && cargo fmt --check && cargo clippy --all-targets --locked -- -D warnings && cargo test --locked

@@ -238,6 +238,15 @@ class MetricsClock:
             if scrape.tokens is not None and last.tokens is not None
             else None
         )
+        # An engine that had nothing to do at either end was idle for part of the interval, and the
+        # mean says nothing about an iteration: without a workload nobody judges it.
+        busy = bool(last.running_requests and scrape.running_requests)
+        workload = Workload(
+            requests=scrape.running_requests,
+            scheduled_tokens=tokens if busy else None,
+            waiting_requests=scrape.waiting_requests,
+            running_requests=scrape.running_requests,
+        )
         return Iteration(
             engine_id=self._engine_id,
             process_start_ns=self._process_start_ns,
@@ -247,10 +256,5 @@ class MetricsClock:
             uncertainty_ns=mean_ns,
             source="metrics",
             iterations=count,
-            workload=Workload(
-                requests=scrape.running_requests,
-                scheduled_tokens=tokens,
-                waiting_requests=scrape.waiting_requests,
-                running_requests=scrape.running_requests,
-            ),
+            workload=workload,
         )

@@ -52,7 +52,6 @@ class EngineProcess:
     workers: tuple[Process, ...] = ()
     port: int | None = None
     model: str | None = None
-    version: str | None = None
 
     @property
     def roles(self) -> dict[int, Role]:

@@ -75,6 +75,7 @@ class Watcher:
         self._agent_version = agent_version
         self._attach = attach_sampler
         self._process_start_ns = start_ns(engine.core)
+        self._version = framework.version(engine)
         self._stop = threading.Event()
         self._source: Source | None = None
         self._note: str | None = None
@@ -126,7 +127,7 @@ class Watcher:
                 state=state,
                 framework=engine.framework,
                 process_start_ns=self._process_start_ns,
-                version=engine.version,
+                version=self._version,
                 model=engine.model,
                 port=engine.port,
                 source=self._source,

@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 from latencyprism import __version__
 from latencyprism.errors import CommandError
@@ -42,7 +42,9 @@ class Command(Protocol):
 
 def load_command(name: str) -> Command:
     """Import a command's module; what it needs beyond the core is imported when it runs."""
-    return importlib.import_module(f"latencyprism.commands.{name}")
+    module: Any = importlib.import_module(f"latencyprism.commands.{name}")
+    command: Command = module
+    return command
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -96,8 +96,9 @@ class Baseline:
     """
 
     def __init__(self) -> None:
-        # alpha is the prior's precision: small, so that 20 batches outweigh it.
-        self._backbone: Any = linear_model.BayesianLinearRegression(alpha=1e-4)
+        # Small, so that 20 batches outweigh it.
+        prior_precision: Any = 1e-4
+        self._backbone: Any = linear_model.BayesianLinearRegression(alpha=prior_precision)
         self._buckets: dict[tuple[int, ...], Cell] = {}
         self._cells: dict[tuple[int, ...], Cell] = {}
         self.learnt = 0

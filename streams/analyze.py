@@ -8,12 +8,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from models.judge import Judge, Judgement
-from schemas.records import Alert, Batch, Engine, HostReading, Iteration
+from schemas.records import Alert, Batch, Engine, HostReading, Iteration, Source
 from streams.alert import Incidents
 from streams.explain import EvidenceKeeper
 from streams.timeline import REMEMBERED, Timeline
@@ -21,6 +21,7 @@ from streams.timeline import REMEMBERED, Timeline
 STATE_VERSION = 1
 
 Result = Batch | Alert
+Kind = Literal["single", "interval"]
 
 
 class Analysis:
@@ -35,7 +36,8 @@ class Analysis:
     def __init__(self, engine_id: str, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self.engine_id = engine_id
         self._timeline = Timeline()
-        self._judge = Judge()
+        # Interval means and single iterations are different quantities: each has its own judge.
+        self._judges: dict[Kind, Judge] = {}
         self._evidence = EvidenceKeeper()
         self._incidents = Incidents(engine_id, self._evidence, clock_ns)
         self._engine: Engine | None = None
@@ -99,7 +101,7 @@ class Analysis:
             "engine": asdict(self._engine) if self._engine is not None else None,
             "reading": asdict(reading) if reading is not None else None,
             "batches": self.batches,
-            "judge": self._judge.to_state(),
+            "judges": {kind: judge.to_state() for kind, judge in self._judges.items()},
             "evidence": self._evidence.to_state(),
             "incidents": self._incidents.to_state(),
         }
@@ -126,7 +128,9 @@ class Analysis:
         if state["reading"] is not None:
             analysis._timeline.add_host(msgspec.convert(state["reading"], HostReading))
         analysis.batches = state["batches"]
-        analysis._judge = Judge.from_state(state["judge"])
+        analysis._judges = {
+            kind: Judge.from_state(judge) for kind, judge in state["judges"].items()
+        }
         analysis._evidence.restore(state["evidence"])
         analysis._incidents.restore(state["incidents"])
         return analysis
@@ -140,13 +144,21 @@ class Analysis:
         self._timeline.forget()
         self._incomplete.clear()
 
+    def _judge_of(self, source: Source) -> Judge:
+        kind: Kind = "interval" if source == "metrics" else "single"
+        judge = self._judges.get(kind)
+        if judge is None:
+            judge = self._judges[kind] = Judge()
+        return judge
+
     def _add_batch(self, batch: Batch) -> list[Result]:
         if batch.revision > 0:
             # Late parts amend the row; the batch was judged when it came.
             judged = self._incomplete.get(batch.sequence)
             return [batch if judged is None else _as_judged(batch, judged)]
         self.batches += 1
-        judgement = self._judge.judge(batch.workload, batch.duration_ns / 1e6, batch.end_ns)
+        judge = self._judge_of(batch.source)
+        judgement = judge.judge(batch.workload, batch.duration_ns / 1e6, batch.end_ns)
         judged = _judged(batch, judgement)
         alerts = self._incidents.add(judged)
         self._evidence.add_batch(judged, suspect=self._incidents.suspect)
@@ -160,7 +172,8 @@ class Analysis:
 
     def _add_open(self, iteration: Iteration) -> list[Result]:
         elapsed_ns = iteration.running_ns or 0
-        judgement = self._judge.judge_open(iteration.workload, elapsed_ns / 1e6)
+        judge = self._judge_of(iteration.source)
+        judgement = judge.judge_open(iteration.workload, elapsed_ns / 1e6)
         if judgement is None:
             return []
         running = Batch(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import faust
+from faust.exceptions import PartitionsMismatch
 from faust.transport.drivers import aiokafka as driver
 
 from schemas.codec import DecodeError, dead_letter, decode, encode
@@ -97,8 +98,9 @@ class Worker:
         """
         try:
             await step
-        except faust.exceptions.PartitionsMismatch:
-            raise
+        except PartitionsMismatch as err:
+            # No state could be kept: better no worker than one that forgets what it sees.
+            await self.app.crash(err)
         except Exception as err:
             log.exception("%s failed on a message.", self.role)
             await self.bury(event, f"{type(err).__name__}: {err}")

@@ -20,7 +20,8 @@ class BrokerError(RuntimeError):
 
 def admin_client(settings: KafkaSettings) -> Any:
     """Make an admin client that keeps quiet: what goes wrong is raised."""
-    return AdminClient(settings.client_options() | {"log_level": 0})
+    options: dict[str, Any] = {**settings.client_options(), "log_level": 0}
+    return AdminClient(options)
 
 
 def existing_partitions(admin: Any, settings: KafkaSettings) -> dict[str, int]:

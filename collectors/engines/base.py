@@ -40,6 +40,10 @@ class Framework(ABC):
     def claim(self, process: Process, table: ProcessTable) -> EngineProcess | None:
         """Give the engine whose iterating process this is, or None; must not raise."""
 
+    def version(self, engine: EngineProcess) -> str | None:
+        """Give the framework's version where it can be told from outside; must not raise."""
+        return None
+
     @abstractmethod
     def sampler_spec(self) -> dict[str, Any]:
         """Say where counter, batch and phases lie, as the native sampler's JSON wants it."""

@@ -4,6 +4,7 @@ The simulator's replica takes the same titles and frames on purpose, so it is fo
 """
 
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 from collectors.discovery import (
@@ -113,6 +114,20 @@ class Vllm(Framework):
             if position < len(arguments) and not arguments[position].startswith("-"):
                 return arguments[position]
         return None
+
+    def version(self, engine: EngineProcess) -> str | None:
+        """Read it from the metadata beside the library that the engine has mapped."""
+        root = Path(f"/proc/{engine.core.pid}")
+        try:
+            library = re.search(r"(/\S+)/vllm/\S+\.so$", (root / "maps").read_text(), re.MULTILINE)
+            if library is None:
+                return None
+            # Through the process's own root, which differs from ours in a container.
+            site = root / "root" / library[1].lstrip("/")
+            names = sorted(path.name for path in site.glob("vllm-*.dist-info"))
+        except OSError:
+            return None
+        return names[0].removeprefix("vllm-").removesuffix(".dist-info") if names else None
 
     def sampler_spec(self) -> dict[str, Any]:
         """Point at ``scheduler.current_step``, else at the set that each schedule() renews."""

@@ -49,11 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
         *_engines(),
     ]
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console()
     marks = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
     for finding in findings:
-        console.print(f"{marks[finding.state]} {finding.subject}: {finding.text}", highlight=False)
+        console.print(
+            f"{marks[finding.state]} {finding.subject}: {escape(finding.text)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     return 1 if any(finding.state == "bad" for finding in findings) else 0
 
 
@@ -68,7 +73,7 @@ def _extras() -> list[Finding]:
                 "note",
                 f"extra {extra}",
                 f"{', '.join(missing)} missing; if this host is to do that: "
-                f"pip install 'latencyprism\\[{extra}]'",
+                f"pip install 'latencyprism[{extra}]'",
             )
         )
     return found

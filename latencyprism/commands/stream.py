@@ -59,10 +59,27 @@ def run_role(role: str, config: Path | None) -> int:
     stream = section(settings, "stream", StreamSettings)
     # Joined topics and the changelog need as many partitions as the brokers really have.
     found = wait_for_topics(kafka, embedded=stream.embedded)
+    check_changelog(f"{stream.application}-analyze-analyses-changelog", found)
     worker = build_role(role, settings, kafka, stream, found)
     log.info("%s: reading from Kafka at %s.", role, kafka.bootstrap_servers)
     run_worker(worker)
     return 0
+
+
+def check_changelog(name: str, found: dict[str, int]) -> None:
+    """Refuse to run where the state's topic and the iterations were cut differently.
+
+    Raises:
+        CommandError: They have different numbers of partitions.
+    """
+    from schemas.topics import ITERATIONS
+
+    wanted = found[ITERATIONS.name]
+    if found.get(name, wanted) != wanted:
+        raise CommandError(
+            f"{name} has {found[name]} partitions and {ITERATIONS.name} has {wanted}: stop all "
+            "workers and delete the first (baselines are then learnt anew)"
+        )
 
 
 def build_role(

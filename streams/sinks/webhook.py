@@ -35,7 +35,7 @@ class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         receiver: Name that the payload gives this destination.
 
-        console_url: Base of the links in alerts.
+        console_url: Base of the links in alerts; empty for no link.
 
         retry_first_seconds: Pause after the first failure; it doubles with each further one.
 
@@ -47,7 +47,7 @@ class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     url: str = ""
     timeout_seconds: float = 5.0
     receiver: str = "latencyprism"
-    console_url: str = "http://127.0.0.1:8380"
+    console_url: str = ""
     retry_first_seconds: float = 0.5
     retry_most_seconds: float = 60.0
     give_up_seconds: float = 3600.0
@@ -102,7 +102,7 @@ def payload_of(alert: Alert, settings: WebhookSettings) -> dict[str, Any]:
     labels, annotations = labels_of(alert), annotations_of(alert)
     status = "resolved" if alert.state == "resolved" else "firing"
     group = {"alertname": ALERT_NAME, "engine_id": alert.engine_id}
-    link = f"{settings.console_url}/incident/{alert.incident_id}"
+    link = f"{settings.console_url}/incident/{alert.incident_id}" if settings.console_url else ""
     return {
         "version": "4",
         "groupKey": "{}:{" + ", ".join(f'{k}="{v}"' for k, v in group.items()) + "}",

@@ -1,0 +1,136 @@
+"""What every detector promises, whichever there are."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from models.detectors import Detector, available, load
+
+detectors = pytest.mark.parametrize("name", available())
+HOSTILE = [0.0, -0.0, 1e308, -1e308, 5e-324, 41.0, 1e9, -40.0]
+
+
+def residuals(seed: int, count: int) -> Iterator[tuple[float, bool]]:
+    """Give calm residuals with slow stretches and wild values among them."""
+    random_ = random.Random(seed)
+    for place in range(count):
+        centre = 20.0 if place // 40 % 3 == 1 else 0.0
+        yield random_.gauss(centre, random_.choice([1.0, 1.0, 30.0])), random_.random() < 0.3
+
+
+def scores(detector: Detector, stream: list[tuple[float, bool]]) -> list[float]:
+    return [detector.score_one(z, mixed=mixed) for z, mixed in stream]
+
+
+def alarmed(name: str) -> Detector:
+    detector = load(name)
+    assert max(scores(detector, [(1e6, False)] * 200)) >= 1
+    return detector
+
+
+def test_there_are_detectors_and_base_is_none() -> None:
+    assert available()
+    assert "base" not in available()
+
+
+def test_a_detector_nobody_wrote_is_refused_with_those_there_are() -> None:
+    with pytest.raises(LookupError, match=f"unknown detector 'nose'; have: {available()[0]}"):
+        load("nose")
+
+
+@detectors
+def test_each_load_is_a_detector_of_its_own(name: str) -> None:
+    one, two = load(name), load(name)
+    scores(one, [(50.0, False)] * 20)
+    assert two.to_state() == load(name).to_state()
+
+
+@detectors
+def test_scores_are_finite_and_not_negative(name: str) -> None:
+    detector = load(name)
+    stream = [*residuals(1, 2000), *((z, mixed) for z in HOSTILE for mixed in (False, True))]
+    found = scores(detector, stream)
+    assert all(math.isfinite(score) and score >= 0 for score in found)
+
+
+@detectors
+def test_the_same_residuals_give_the_same_scores(name: str) -> None:
+    stream = list(residuals(2, 1000))
+    assert scores(load(name), stream) == scores(load(name), stream)
+
+
+@detectors
+@pytest.mark.parametrize("taken", [0, 1, 35, 50, 300])
+def test_a_detector_goes_on_exactly_from_its_state(name: str, taken: int) -> None:
+    stream = list(residuals(3, 600))
+    without, first, second = load(name), load(name), load(name)
+    expected = scores(without, stream)
+    scores(first, stream[:taken])
+    second.restore(json.loads(json.dumps(first.to_state())))
+    assert scores(second, stream[taken:]) == expected[taken:]
+
+
+@detectors
+def test_giving_the_state_changes_nothing_and_the_state_is_a_copy(name: str) -> None:
+    stream = list(residuals(4, 300))
+    detector = load(name)
+    expected = scores(load(name), stream)
+    found = []
+    for z, mixed in stream:
+        before = detector.to_state()
+        text = json.dumps(before)
+        found.append(detector.score_one(z, mixed=mixed))
+        assert json.dumps(before) == text
+    assert found == expected
+
+
+@detectors
+def test_the_state_does_not_grow(name: str) -> None:
+    detector = load(name)
+    scores(detector, list(residuals(5, 1000)))
+    early = len(json.dumps(detector.to_state()))
+    scores(detector, list(residuals(6, 20_000)))
+    assert len(json.dumps(detector.to_state())) < early + 200
+
+
+@detectors
+@pytest.mark.parametrize("mixed", [False, True])
+def test_residuals_that_stay_very_large_raise_the_alarm(name: str, mixed: bool) -> None:
+    found = scores(load(name), [(1000.0, mixed)] * 20)
+    assert found[-1] >= 1
+
+
+@detectors
+def test_higher_is_stranger(name: str) -> None:
+    calm, strange = load(name), load(name)
+    assert scores(strange, [(100.0, False)] * 10)[-1] > scores(calm, [(0.0, False)] * 10)[-1]
+
+
+@detectors
+@pytest.mark.parametrize("z", [0.0, -5.0])
+def test_what_is_as_expected_or_faster_never_raises_it(name: str, z: float) -> None:
+    assert max(scores(load(name), [(z, False), (z, True)] * 5000)) == 0
+
+
+@detectors
+def test_noise_of_the_usual_size_never_raises_it(name: str) -> None:
+    random_ = random.Random(7)
+    noise = [(random_.gauss(0, 1), random_.random() < 0.2) for _ in range(20_000)]
+    assert max(scores(load(name), noise)) < 1
+
+
+@detectors
+def test_an_alarm_ends_when_residuals_are_normal_again(name: str) -> None:
+    assert scores(alarmed(name), [(0.0, False)] * 100)[-1] < 1
+
+
+@detectors
+def test_rest_forgets_everything(name: str) -> None:
+    detector = alarmed(name)
+    detector.rest()
+    assert detector.to_state() == load(name).to_state()

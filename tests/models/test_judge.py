@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from models.judge import WARM_BATCHES, Judge
+from schemas.records import Workload
+from tests.models.synthetic import SyntheticEngine, cost_ms, decode, slow
+
+
+@pytest.fixture
+def engine() -> SyntheticEngine:
+    """An engine that is known: 1,000 normal batches were seen."""
+    engine = SyntheticEngine()
+    engine.run(1000)
+    return engine
+
+
+def test_nothing_is_judged_while_the_engine_is_learnt() -> None:
+    judgements = SyntheticEngine().run(WARM_BATCHES + 1)
+    assert {one.verdict for one in judgements[:-1]} == {"unknown"}
+    assert judgements[-1].verdict != "unknown"
+    assert judgements[99].reason == f"learning: 100 of {WARM_BATCHES} batches"
+
+
+def test_a_slowdown_during_the_warm_up_is_not_judged_either() -> None:
+    engine = SyntheticEngine()
+    engine.run(50)
+    assert slow(engine.run(100, factor=3)) == []
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_normal_batches_are_never_slow(seed: int) -> None:
+    judgements = SyntheticEngine(seed=seed).run(4000)
+    assert slow(judgements) == []
+    errors = sorted(abs(one.residual or 0) for one in judgements[WARM_BATCHES:])
+    assert errors[len(errors) // 2] < 0.02
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_slowdown_by_half_is_found_within_ten_batches(seed: int) -> None:
+    engine = SyntheticEngine(seed=seed)
+    engine.run(1000)
+    assert slow(engine.run(10, factor=1.5))
+
+
+def test_a_small_slowdown_is_found_once_the_engine_is_well_known() -> None:
+    engine = SyntheticEngine()
+    assert slow(engine.run(5000)) == []
+    assert slow(engine.run(60, factor=1.12))
+
+
+@pytest.mark.parametrize("scale", [3, 10])
+def test_a_heavier_workload_is_no_slowdown(engine: SyntheticEngine, scale: int) -> None:
+    judgements = engine.run(2000, scale=scale)
+    assert slow(judgements) == []
+    assert "drift" in {one.verdict for one in judgements[:20]}
+    assert judgements[-1].verdict == "normal"
+    assert slow(engine.run(500)) == []
+
+
+def test_a_slowdown_under_a_new_workload_is_found(engine: SyntheticEngine) -> None:
+    engine.run(1000, scale=10)
+    assert slow(engine.run(15, scale=10, factor=1.6))
+
+
+def test_a_fault_that_lasts_does_not_become_normal(engine: SyntheticEngine) -> None:
+    judgements = engine.run(2000, factor=1.5)
+    assert slow(judgements[-100:]) == list(range(100))
+    assert judgements[-1].reason.endswith("times the expected duration")
+
+
+@pytest.mark.parametrize("slow_batches", [50, 2000])
+def test_recovery_is_seen_within_25_batches(engine: SyntheticEngine, slow_batches: int) -> None:
+    engine.run(slow_batches, factor=1.5)
+    assert slow(engine.run(200)[25:]) == []
+
+
+def test_a_giant_is_taken_at_the_second_batch(engine: SyntheticEngine) -> None:
+    judgements = engine.run(2, factor=20)
+    assert [one.verdict for one in judgements] == ["normal", "slow"]
+    assert judgements[1].reason.startswith("giant: ")
+
+
+def test_a_single_giant_is_no_slowdown(engine: SyntheticEngine) -> None:
+    for _ in range(20):
+        assert slow(engine.run(1, factor=20)) == []
+        assert slow(engine.run(100)) == []
+
+
+def test_suspicion_does_not_survive_a_pause(engine: SyntheticEngine) -> None:
+    before = engine.run(3, factor=1.5)
+    assert before[-1].score is not None
+    assert 0 < before[-1].score < 1
+    engine.pause(60)
+    after = engine.run(1)
+    assert after[0].score == 0
+
+
+def test_an_alarm_does_survive_a_pause(engine: SyntheticEngine) -> None:
+    assert slow(engine.run(50, factor=1.5))
+    engine.pause(60)
+    assert engine.run(1, factor=1.5)[0].verdict == "slow"
+
+
+@pytest.mark.parametrize("phase", ["warm-up", "normal", "suspect", "alarm", "recovery"])
+def test_a_judge_goes_on_exactly_from_its_state(phase: str) -> None:
+    engine = SyntheticEngine()
+    history = {
+        "warm-up": [(100, 1.0)],
+        "normal": [(600, 1.0)],
+        "suspect": [(600, 1.0), (3, 1.5)],
+        "alarm": [(600, 1.0), (30, 1.5)],
+        "recovery": [(600, 1.0), (30, 1.5), (3, 1.0)],
+    }[phase]
+    for batches, factor in history:
+        engine.run(batches, factor=factor)
+    state = json.loads(json.dumps(engine.judge.to_state()))
+    other = engine.twin(Judge.from_state(state))
+    for factor in (1.5, 1.0, 1.5):
+        assert other.run(150, factor=factor) == engine.run(150, factor=factor)
+    assert other.judge.to_state() == engine.judge.to_state()
+
+
+def test_a_state_of_another_version_is_refused_with_what_to_do() -> None:
+    state = Judge().to_state() | {"version": 0}
+    with pytest.raises(ValueError, match=r"version 0: this worker reads 1; let .* learnt anew"):
+        Judge.from_state(state)
+
+
+@pytest.mark.parametrize("workload", [Workload(), Workload(requests=4)])
+def test_a_batch_whose_workload_is_not_known_is_not_judged(
+    engine: SyntheticEngine, workload: Workload
+) -> None:
+    before = engine.judge.to_state()
+    found = engine.judge.judge(workload, 1000.0, 2 * 10**18)
+    assert (found.verdict, found.reason) == ("unknown", "workload not read")
+    assert engine.judge.to_state() == before
+
+
+@pytest.mark.parametrize("observed_ms", [0.0, -1.0])
+def test_a_batch_without_a_duration_is_not_judged(
+    engine: SyntheticEngine, observed_ms: float
+) -> None:
+    found = engine.judge.judge(decode(8, 400), observed_ms, 2 * 10**18)
+    assert (found.verdict, found.reason) == ("unknown", "no duration")
+
+
+def test_the_interval_holds_most_normal_batches(engine: SyntheticEngine) -> None:
+    judgements = engine.run(1000)
+    inside = [one for one in judgements if one.residual is not None and abs(one.z or 0) <= 2.5]
+    assert len(inside) > 970
+    assert all((one.low_ms or 0) < (one.expected_ms or 0) < (one.high_ms or 0) for one in inside)
+
+
+def test_a_batch_that_never_ends_is_a_stall(engine: SyntheticEngine) -> None:
+    found = engine.judge.judge_open(decode(8, 400), 5000.0)
+    assert found is not None
+    assert found.verdict == "slow"
+    ratio = 5000 / cost_ms(decode(8, 400))
+    assert found.reason.startswith(f"still running after {ratio / 100:.0f}")
+    assert found.score is not None
+    assert found.score > 1
+
+
+def test_a_batch_that_may_still_end_in_time_is_no_stall(engine: SyntheticEngine) -> None:
+    assert engine.judge.judge_open(decode(8, 400), 1999.0) is None
+    assert engine.judge.judge_open(decode(8000, 4000), 5000.0) is None
+
+
+def test_an_engine_hardly_known_has_no_stalls() -> None:
+    engine = SyntheticEngine()
+    engine.run(WARM_BATCHES - 1)
+    assert engine.judge.judge_open(decode(8, 400), 60_000.0) is None
+
+
+def test_looking_at_an_open_batch_changes_nothing(engine: SyntheticEngine) -> None:
+    before = json.dumps(engine.judge.to_state())
+    for elapsed_ms in (10.0, 3000.0, 60_000.0):
+        engine.judge.judge_open(decode(8, 400), elapsed_ms)
+    assert json.dumps(engine.judge.to_state()) == before
