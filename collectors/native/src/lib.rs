@@ -20,6 +20,7 @@ mod process;
 mod reader;
 mod sampler;
 mod spec;
+mod stats;
 mod time;
 
 use pyo3::prelude::*;

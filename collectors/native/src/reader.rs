@@ -11,8 +11,8 @@ use crate::layout::{layout_of, Layout, SUPPORTED};
 use crate::memory::{Fields, Memory, Piece, ProcessMemory, Trouble};
 use crate::objects::{Objects, Slot, INT_BYTES};
 use crate::process::{self, Identity};
-use crate::sampler::Stats;
 use crate::spec::{CounterKind, Path, Reduce, Spec};
+use crate::stats::Stats;
 use crate::time::monotonic_ns;
 
 const RETRIES: usize = 3;

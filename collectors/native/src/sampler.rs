@@ -16,6 +16,7 @@ use crate::events::{self, Event, Queue};
 use crate::pace::Pace;
 use crate::reader::{Reader, Stop};
 use crate::spec::Spec;
+use crate::stats::Stats;
 use crate::time::{monotonic_ns, thread_cpu_ns, Timer};
 
 const MAX_POLL_HZ: u32 = 20_000;
@@ -27,25 +28,6 @@ const PANICS_NS: u64 = 10 * SECOND_NS;
 const MAX_PANICS: usize = 3;
 /// A real-time thread that takes more than this of a core gives the priority back.
 const MAX_REALTIME_CPU: f64 = 0.25;
-
-/// Counters of the reading thread.
-#[derive(Default)]
-pub struct Stats {
-    pub polls: AtomicU64,
-    pub missed_ticks: AtomicU64,
-    pub iterations: AtomicU64,
-    pub missed_iterations: AtomicU64,
-    pub batch_reads: AtomicU64,
-    pub batch_failures: AtomicU64,
-    pub torn: AtomicU64,
-    pub stacks: AtomicU64,
-    pub stack_failures: AtomicU64,
-    pub resolves: AtomicU64,
-    pub thread_cpu_ns: AtomicU64,
-    pub syscalls: AtomicU64,
-    /// 1 while the thread has real-time priority.
-    pub realtime: AtomicU64,
-}
 
 /// What the thread and the Python object share.
 struct Shared {
