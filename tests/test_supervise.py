@@ -23,6 +23,16 @@ with open(sys.argv[1], "a") as file:
     file.write(f"{os.getpid()}\\n")
 time.sleep(60)
 """
+TIDIES_UP = (
+    """\
+import os, pathlib, signal, sys, time
+def stop(*_):
+    pathlib.Path(sys.argv[1] + ".tidy").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+"""
+    + LIVES
+)
 DIES = LIVES.replace("time.sleep(60)", "sys.exit(3)")
 
 
@@ -94,6 +104,14 @@ def test_stopping_ends_all_of_them(tmp_path: Path) -> None:
         assert all(map(alive, started))
         assert end() == 0
     assert not any(map(alive, started))
+
+
+def test_workers_are_asked_to_stop_so_that_they_can_finish(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    with supervised({"one": command(TIDIES_UP, one)}) as end:
+        pids(one, 1)
+        assert end() == 0
+    assert (tmp_path / "one.tidy").exists()
 
 
 def test_each_role_is_a_process_that_no_folder_of_the_user_can_confuse() -> None:

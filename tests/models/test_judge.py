@@ -118,6 +118,7 @@ def test_a_judge_goes_on_exactly_from_its_state(phase: str) -> None:
         engine.run(batches, factor=factor)
     state = json.loads(json.dumps(engine.judge.to_state()))
     other = engine.twin(Judge.from_state(state))
+    assert other.judge.to_state() == state
     for factor in (1.5, 1.0, 1.5):
         assert other.run(150, factor=factor) == engine.run(150, factor=factor)
     assert other.judge.to_state() == engine.judge.to_state()

@@ -9,7 +9,7 @@ import pytest
 
 from models.judge import WARM_BATCHES
 from schemas.records import Alert, Batch, Iteration, Workload
-from streams.alert import CALM_BATCHES, CALM_NS, evidence_sql
+from streams.alert import CALM_BATCHES, CALM_NS, UPDATE_PERIOD_NS, evidence_sql
 from streams.analyze import Analysis
 from streams.timeline import GRACE_NS
 from tests.streams.feed import ENGINE_ID, Feed, Listener
@@ -88,6 +88,16 @@ def test_counters_name_the_cause_in_an_update(feed: Feed, listener: Listener) ->
     assert updated.evidence.counters_during == {"others_cpu_ratio": 0.85}
 
 
+def test_updates_keep_a_distance(feed: Feed, listener: Listener) -> None:
+    listener.take([feed.reading()])
+    listener.take(feed.batches(30, factor=1.6))
+    listener.take([feed.reading(others=0.85)])
+    assert listener.states == ["firing"]
+    listener.take(feed.batches(150, factor=1.6, others=0.85))
+    assert listener.states == ["firing", "updated"]
+    assert listener.alerts[1].batch_end_ns - listener.alerts[0].batch_end_ns >= UPDATE_PERIOD_NS
+
+
 def test_without_a_short_resource_the_phase_is_named(feed: Feed, listener: Listener) -> None:
     listener.take(feed.batches(400, factor=1.6))
     listener.take(feed.batches(RECOVERY))
@@ -146,7 +156,7 @@ def test_batches_that_nobody_could_judge_do_not_end_an_incident(
     feed: Feed, listener: Listener
 ) -> None:
     listener.take(feed.batches(100, factor=1.6))
-    blind = [replace(feed.batch(1.6)[0], workload=Workload()) for _ in range(CALM_BATCHES * 2)]
+    blind = [replace(feed.batch(1.6)[0], workload=Workload()) for _ in range(RECOVERY)]
     listener.take(blind)
     assert "resolved" not in listener.states
 
@@ -172,6 +182,9 @@ def test_a_suspicion_that_was_nothing_tells_nobody(feed: Feed, listener: Listene
         listener.take(feed.batches(2, factor=1.6))
         listener.take(feed.batches(50))
     assert listener.alerts == []
+    begin_ns = feed.now_ns
+    listener.take(feed.batches(30, factor=1.6))
+    assert listener.alerts[0].begin_ns > begin_ns
 
 
 def test_silence_ends_an_incident(feed: Feed, listener: Listener) -> None:

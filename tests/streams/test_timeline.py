@@ -84,6 +84,16 @@ def test_a_rank_that_does_not_report_is_waited_for_only_so_long() -> None:
     assert told(timeline.add(overdue)) == [(1, 0, 1)]
 
 
+def test_a_rank_that_never_reports_costs_its_batches_nothing_but_the_grace() -> None:
+    timeline = Timeline(ranks=2)
+    found = [
+        one
+        for n in range(1, 50)
+        for one in timeline.add(part(n, begin_ns=BEGIN_NS + n * GRACE_NS // 5))
+    ]
+    assert told(found) == [(n, 0, 1) for n in range(1, 44)]
+
+
 def test_a_late_part_amends_the_batch_with_a_higher_revision() -> None:
     timeline = Timeline(ranks=3)
     timeline.add(part(1))

@@ -160,6 +160,8 @@ def test_each_delivery_has_a_key_that_stays_the_same_over_retries(
     webhook.write(life())
     keys = [delivery.headers["Idempotency-Key"] for delivery in receiver.deliveries]
     assert keys == ["abc-0", "abc-0", "abc-0", "abc-1", "abc-2"]
+    ours = [delivery.headers["X-LatencyPrism-Delivery"] for delivery in receiver.deliveries]
+    assert ours == keys
     bodies = [delivery.body for delivery in receiver.deliveries]
     assert bodies[0] == bodies[1] == bodies[2]
 
