@@ -21,7 +21,8 @@ FORGETTING = 0.01
 OWN_MIND = 50
 # The first batches are weighted by themselves: the backbone knows nothing yet.
 FIRST_BATCHES = 20
-# Cells of one engine; the least visited go first. Keeps the state within some 64 KB.
+# Cells of one engine; the one that was not visited for longest goes first, so that a workload
+# that comes to stay always finds room. Keeps the state within some 64 KB.
 MAX_CELLS = 400
 
 
@@ -154,9 +155,12 @@ class Baseline:
         )
         self.learnt += 1
         for memory, key in ((self._buckets, features.bucket), (self._cells, features.cell)):
-            memory.setdefault(key, Cell()).learn(observed_log, features.terms)
+            # Taken out and put back: the order of the dictionary is that of the last visits.
+            cell = memory.pop(key, None) or Cell()
+            cell.learn(observed_log, features.terms)
+            memory[key] = cell
         if len(self._cells) > MAX_CELLS:
-            del self._cells[min(self._cells, key=lambda key: self._cells[key].visits)]
+            del self._cells[next(iter(self._cells))]
 
     def to_state(self) -> dict[str, Any]:
         """Give everything learnt as plain data."""

@@ -7,7 +7,7 @@ nobody knows is refused by name, so that a typo never becomes a silent default.
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -42,8 +42,8 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     security_protocol: str = "plaintext"
     sasl_mechanism: str = "SCRAM-SHA-512"
     ca_path: str = ""
-    partitions: int = 4
-    replication: int = 1
+    partitions: Annotated[int, msgspec.Meta(ge=1)] = 4
+    replication: Annotated[int, msgspec.Meta(ge=1)] = 1
 
     def client_options(self) -> dict[str, str]:
         """Give the options that every librdkafka client of ours starts from.

@@ -6,7 +6,9 @@ restarts what stops. Start more 'analyze' workers to share more engines.
 """
 
 import argparse
+import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +27,9 @@ ROLES = ("analyze", "store", "notify")
 # A worker that dies young is restarted with growing pauses up to this one.
 LONGEST_PAUSE_SECONDS = 30.0
 STOP_SECONDS = 10.0
+# Tells a worker which process supervises it.
+SUPERVISOR = "LATENCYPRISM_SUPERVISOR"
+PR_SET_PDEATHSIG = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run one role in this process, or all of them in three."""
     start_logging(arguments.log_level)
+    if os.environ.get(SUPERVISOR) == str(os.getppid()):
+        end_with_parent()
     if arguments.role == "all":
         return supervise(worker_commands(arguments.config, arguments.log_level))
     return run_role(arguments.role, arguments.config)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the process that started us ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run_role(role: str, config: Path | None) -> int:
@@ -123,7 +135,13 @@ def supervise(commands: dict[str, list[str]], stop: threading.Event | None = Non
             signal.signal(name, lambda *_: stop.set())
     started = {role: time.monotonic() for role in commands}
     pauses = dict.fromkeys(commands, 0.5)
-    processes = {role: subprocess.Popen(command) for role, command in commands.items()}
+    # Workers that outlived us would keep the database's folder and their partitions.
+    environment = os.environ | {SUPERVISOR: str(os.getpid())}
+
+    def start(role: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(commands[role], env=environment)
+
+    processes = {role: start(role) for role in commands}
     due: dict[str, float] = {}
     while not stop.wait(0.2):
         now = time.monotonic()
@@ -144,7 +162,7 @@ def supervise(commands: dict[str, list[str]], stop: threading.Event | None = Non
             if role in due and now >= due[role]:
                 del due[role]
                 started[role] = now
-                processes[role] = subprocess.Popen(commands[role])
+                processes[role] = start(role)
     for process in processes.values():
         process.terminate()
     deadline = time.monotonic() + STOP_SECONDS

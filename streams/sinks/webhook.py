@@ -175,6 +175,11 @@ class Webhook(Sink):
             raise ValueError(
                 f"[notify] url {settings.url!r} is no http(s) address: write https://host/path"
             )
+        if parts.username is not None or parts.password is not None:
+            raise ValueError(
+                "[notify] url has a user or password in it, which is not sent: take them out and "
+                "set LATENCYPRISM_WEBHOOK_SECRET to let the receiver know us"
+            )
         self._settings = settings
         self._secret = secret
         self._clock_seconds = clock_seconds
