@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from collectors.config import CollectSettings
-from collectors.discovery import EngineProcess, Scanner
+from collectors.discovery import EngineProcess, Process, Scanner, is_running
 from collectors.engines import available, find_engines, load
 from collectors.host.reading import HostReader
 from collectors.publisher import Publisher
@@ -30,7 +30,12 @@ class Agent:
 
         version: The agent's version, for the inventory.
 
-        scan: Gives the process table; a parameter for tests.
+        scanner: Gives the process table; a parameter for tests.
+
+        make_watcher: Makes the watcher of an engine; a parameter for tests.
+
+    Raises:
+        LookupError: ``settings.engines`` names a framework that does not exist.
     """
 
     def __init__(
@@ -51,6 +56,10 @@ class Agent:
         self._host_reader = HostReader(self._host)
         self._stop = threading.Event()
         self._said_none = False
+        self._failures: dict[str, str] = {}
+        # Engines that ended, while the process table still shows them; and those left out.
+        self._ended: set[Process] = set()
+        self._left_out: set[Process] = set()
         self.watchers: dict[str, Watcher] = {}
 
     def run(self, seconds: float | None = None) -> None:
@@ -87,22 +96,31 @@ class Agent:
         self._stop.set()
 
     def _guarded(self, task: Callable[[], None]) -> None:
+        name = task.__name__.strip("_")
         try:
             task()
         except Exception as err:
-            log.error("%s failed and is tried again: %s", task.__name__.strip("_"), err)
+            if self._failures.get(name) != str(err):
+                self._failures[name] = str(err)
+                log.error("%s failed and is tried again: %s", name, err)
+        else:
+            self._failures.pop(name, None)
 
     def _discover(self) -> None:
         for engine_id, watcher in list(self.watchers.items()):
             if watcher.ended.is_set():
+                self._ended.add(watcher.engine.core)
                 del self.watchers[engine_id]
+        table = self._scanner.scan()
+        self._ended &= set(table.by_pid.values())
         engines = [
             engine
-            for engine in find_engines(self._scanner.scan(), self._frameworks)
+            for engine in find_engines(table, self._frameworks)
             if not self._settings.ports or engine.port in self._settings.ports
         ]
         for engine in engines:
-            self._watch(engine)
+            if engine.core not in self._ended:
+                self._watch(engine)
         if not engines and not self._said_none:
             self._said_none = True
             log.info(
@@ -114,11 +132,24 @@ class Agent:
 
     def _watch(self, engine: EngineProcess) -> None:
         engine_id = f"{self._host}:{engine.name}"
+        for other_id, other in list(self.watchers.items()):
+            if other_id == engine_id or other.engine.core != engine.core:
+                continue
+            if other.iterations_seen:
+                other.engine = engine
+                return
+            # A server listens on its port some time after its engine started: a better name.
+            other.stop()
+            other.report("gone")
+            del self.watchers[other_id]
         known = self.watchers.get(engine_id)
         if known is not None:
             if known.engine.core == engine.core:
                 # Workers and server may appear after the core was found.
                 known.engine = engine
+                return
+            if is_running(known.engine.core):
+                self._leave_out(engine, engine_id, known.engine)
                 return
             # The old process is gone and its watcher is about to notice.
             if not known.ended.wait(1.0):
@@ -129,6 +160,17 @@ class Agent:
         )
         self.watchers[engine_id] = watcher
         watcher.start()
+
+    def _leave_out(self, engine: EngineProcess, engine_id: str, other: EngineProcess) -> None:
+        if engine.core not in self._left_out:
+            self._left_out.add(engine.core)
+            log.warning(
+                "%s: pid %d is not watched, because pid %d serves under the same name. Give each "
+                "engine of this host a port of its own.",
+                engine_id,
+                engine.core.pid,
+                other.core.pid,
+            )
 
     def _read_host(self) -> None:
         engines = {

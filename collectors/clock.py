@@ -14,6 +14,7 @@ from schemas.records import Iteration, Phase, PhaseTime, Workload
 HEADER = struct.Struct("<BBHIQQQ")
 BEGIN, BATCH, END, STACK, STATE = 1, 2, 3, 4, 5
 INSIDE_STEP = 1
+STATE_ATTACHED = 1
 UNKNOWN = -(2**63)
 
 # Below this many samples a share of the iteration says little about this very iteration.
@@ -79,6 +80,10 @@ class CounterClock:
         read_workload: Turns named integers into a workload, or None where they contradict.
 
         epoch_offset_ns: Gives epoch time minus monotonic time.
+
+        pointer_counters: Which choices of the counter are pointers. The sampler counts their
+            changes from 0, so their sequence starts at the time of the attach in ms instead: it
+            grows through every restart of the agent, as a row's identity must.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class CounterClock:
         phases: tuple[Phase, ...],
         read_workload: Callable[[dict[str, int]], Workload | None],
         epoch_offset_ns: Callable[[], int],
+        pointer_counters: tuple[int, ...] = (),
     ) -> None:
         self._engine_id = engine_id
         self._process_start_ns = process_start_ns
@@ -97,6 +103,8 @@ class CounterClock:
         self._phases = phases
         self._read_workload = read_workload
         self._epoch_offset_ns = epoch_offset_ns
+        self._pointer_counters = pointer_counters
+        self._first_sequence = 0
         self._running: _Running | None = None
         self._reported_open_ns = 0
         self.seen = 0
@@ -119,6 +127,8 @@ class CounterClock:
                 self._take_batch(event)
             elif event.kind == STACK:
                 self._take_stack(event)
+            elif event.kind == STATE and event.code == STATE_ATTACHED:
+                self._take_attached(event)
 
     def open_iteration(self, now_ns: int, period_ns: int) -> Iteration | None:
         """Give the running iteration if it has run for a period since it was last reported.
@@ -135,6 +145,11 @@ class CounterClock:
     def lost(self) -> None:
         """Forget the running iteration: its end will not be seen."""
         self._running = None
+
+    def _take_attached(self, event: Event) -> None:
+        choice = event.payload[0] if event.payload else 0
+        at_ms = (event.at_ns + self._epoch_offset_ns()) // 1_000_000
+        self._first_sequence = at_ms if choice in self._pointer_counters else 0
 
     def _take_batch(self, event: Event) -> None:
         running = self._running
@@ -173,7 +188,7 @@ class CounterClock:
         return Iteration(
             engine_id=self._engine_id,
             process_start_ns=self._process_start_ns,
-            sequence=running.counter,
+            sequence=running.counter + self._first_sequence,
             begin_ns=running.begin_ns + offset_ns,
             end_ns=None if end_ns is None else end_ns + offset_ns,
             uncertainty_ns=gap_ns // 2,
@@ -223,6 +238,10 @@ class MetricsClock:
         self._process_start_ns = process_start_ns
         self._last: Scrape | None = None
         self.seen = 0
+
+    def lost(self) -> None:
+        """Forget the last scrape: what came after it was timed in another way."""
+        self._last = None
 
     def feed(self, scrape: Scrape) -> Iteration | None:
         """Take a scrape and give the mean iteration since the last one, if there was any."""

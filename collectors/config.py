@@ -19,7 +19,7 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         poll_hz: Reads of an engine's iteration counter per second, where one may begin or end.
 
-        stack_hz: Stack samples of an engine per second.
+        stack_hz: Stack samples of an engine per second, at most ``poll_hz``.
 
         realtime: Whether the thread that reads an engine asks for real-time priority. Without
             it, iterations go unseen on a host whose CPUs are all busy. It gives the priority
@@ -54,3 +54,11 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     metrics_timeout_seconds: Positive = 2.0
     queue_records: Annotated[int, msgspec.Meta(ge=100)] = 100_000
     cpu_budget_ratio: Positive = 0.02
+
+    def __post_init__(self) -> None:
+        """Refuse what each value allows and both together do not."""
+        if self.stack_hz > self.poll_hz:
+            raise ValueError(
+                f"stack_hz is {self.stack_hz} and poll_hz is {self.poll_hz}: give stack_hz no "
+                "more than poll_hz"
+            )

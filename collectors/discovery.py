@@ -28,11 +28,17 @@ class Process:
         """The first word of the command line."""
         return self.arguments[0] if self.arguments else ""
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command line; a title that the process set is one string and is split at blanks."""
+        return self.arguments if len(self.arguments) > 1 else tuple(self.title.split())
+
     def option(self, name: str) -> str | None:
         """Give the value of ``--name value`` or ``--name=value`` on the command line."""
-        for position, argument in enumerate(self.arguments):
-            if argument == name and position + 1 < len(self.arguments):
-                return self.arguments[position + 1]
+        words = self.words
+        for position, argument in enumerate(words):
+            if argument == name and position + 1 < len(words):
+                return words[position + 1]
             if argument.startswith(f"{name}="):
                 return argument.partition("=")[2]
         return None
@@ -111,7 +117,8 @@ class Scanner:
     """Read the process table again and again, at the price of what is new in it.
 
     A process takes its title some time after it starts, so young ones are read each time; one
-    that is older than ``settle_seconds`` is kept as it was.
+    that is older than ``settle_seconds`` is kept as it was, but not for longer than that again:
+    its pid may belong to another process by then.
 
     Args:
         proc: Root of the process file system.
@@ -123,6 +130,7 @@ class Scanner:
         self._proc = proc
         self._settle_seconds = settle_seconds
         self._settled: dict[int, Process] = {}
+        self._forgot_at_seconds = 0.0
 
     def scan(self) -> ProcessTable:
         """Give all processes of this moment."""
@@ -130,6 +138,9 @@ class Scanner:
         children: dict[int, list[Process]] = {}
         settled: dict[int, Process] = {}
         uptime_seconds = float((self._proc / "uptime").read_text().split()[0])
+        if uptime_seconds - self._forgot_at_seconds > self._settle_seconds:
+            self._settled = {}
+            self._forgot_at_seconds = uptime_seconds
         for entry in os.listdir(self._proc):
             if not entry.isdigit():
                 continue
@@ -147,12 +158,17 @@ class Scanner:
 
 
 def is_running(process: Process, proc: Path = PROC) -> bool:
-    """Tell whether this very process, not a later one of the same pid, still runs."""
+    """Tell whether this very process, not a later one of the same pid, still runs.
+
+    One that ended and whose parent has not collected it (a zombie) does not.
+    """
     try:
-        _, start_ticks = parse_stat((proc / str(process.pid) / "stat").read_text())
+        text = (proc / str(process.pid) / "stat").read_text()
+        _, start_ticks = parse_stat(text)
     except (OSError, ValueError, IndexError):
         return False
-    return start_ticks == process.start_ticks
+    state = text.rpartition(")")[2].split()[0]
+    return start_ticks == process.start_ticks and state not in "ZX"
 
 
 def parse_boot_ns(text: str) -> int:

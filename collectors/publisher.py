@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 
 from schemas.codec import encode
 from schemas.records import Record
-from schemas.settings import KafkaSettings
+from schemas.settings import KafkaSettings, SettingsError
 from schemas.topics import key_of, time_ms_of, topic_of
 
 log = logging.getLogger("latencyprism.publisher")
@@ -80,38 +80,44 @@ class KafkaPublisher:
         settings: Where the brokers are.
 
         queue_records: Records kept while they are away, besides those inside librdkafka.
+
+    Raises:
+        SettingsError: A setting that Kafka's client does not take.
     """
 
     def __init__(self, settings: KafkaSettings, queue_records: int) -> None:
-        from confluent_kafka import Producer
+        from confluent_kafka import KafkaException, Producer
 
+        self._kafka_error: type[Exception] = KafkaException
         self._servers = settings.bootstrap_servers
         self._queue = RecordQueue(queue_records)
         self._order = threading.Lock()
         self._stop = threading.Event()
         self._reachable = True
         self._dropped_before = 0
+        self._refused: set[tuple[str, int]] = set()
         self.failed = 0
-        self._producer: Any = Producer(
-            settings.client_options()
-            | {
-                # One record is one batch of the engine: waiting to fill a message set would cost
-                # more latency than the detection itself.
-                "linger.ms": 0,
-                "acks": "1",
-                "compression.type": "none",
-                "queue.buffering.max.messages": IN_FLIGHT,
-                "message.timeout.ms": 120_000,
-                # The Java and Faust clients' partitioner, so that joined topics agree.
-                "partitioner": "murmur2_random",
-                "socket.nagle.disable": True,
-                "reconnect.backoff.max.ms": 1000,
-                "delivery.report.only.error": True,
-                "on_delivery": self._on_failed_delivery,
-                "error_cb": self._on_error,
-                "log_level": 0,
-            }
-        )
+        options = settings.client_options() | {
+            # One record is one batch of the engine: waiting to fill a message set would cost
+            # more latency than the detection itself.
+            "linger.ms": 0,
+            "acks": "1",
+            "compression.type": "none",
+            "queue.buffering.max.messages": IN_FLIGHT,
+            "message.timeout.ms": 120_000,
+            # The Java and Faust clients' partitioner, so that joined topics agree.
+            "partitioner": "murmur2_random",
+            "socket.nagle.disable": True,
+            "reconnect.backoff.max.ms": 1000,
+            "delivery.report.only.error": True,
+            "on_delivery": self._on_failed_delivery,
+            "error_cb": self._on_error,
+            "log_level": 0,
+        }
+        try:
+            self._producer: Any = Producer(options)
+        except KafkaException as err:
+            raise SettingsError(f"section [kafka]: {err.args[0].str()}") from err
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
@@ -144,13 +150,23 @@ class KafkaPublisher:
             self._producer.poll(0.2)
             self._drain()
             if not self._reachable and not len(self._producer) and not len(self._queue):
-                self._reachable = True
-                log.warning(
-                    "Kafka at %s takes records again; %d were dropped meanwhile.",
-                    self._servers,
-                    self.dropped - self._dropped_before,
-                )
+                self._look_for_brokers()
         self._drain()
+
+    def _look_for_brokers(self) -> None:
+        # Nothing waiting does not say that they are back: there may have been nothing to send.
+        try:
+            self._producer.list_topics(timeout=1.0)
+        except self._kafka_error:
+            return
+        # Reports of broken connections from before come too late now.
+        self._producer.poll(0.0)
+        self._reachable = True
+        log.warning(
+            "Kafka at %s takes records again; %d were dropped meanwhile.",
+            self._servers,
+            self.dropped - self._dropped_before,
+        )
 
     def _drain(self) -> None:
         while len(self._queue):
@@ -173,9 +189,21 @@ class KafkaPublisher:
             return False
         return True
 
-    def _on_failed_delivery(self, error: Any, _message: Any) -> None:
-        if error is not None:
-            self.failed += 1
+    def _on_failed_delivery(self, error: Any, message: Any) -> None:
+        if error is None:
+            return
+        self.failed += 1
+        refused = (message.topic(), error.code())
+        # During an outage the line about it says enough.
+        if self._reachable and refused not in self._refused:
+            self._refused.add(refused)
+            log.error(
+                "Kafka at %s did not take a record for topic %s (%s). It is dropped, as others "
+                "like it will be without a word; 'latencyprism topics' shows what is missing.",
+                self._servers,
+                refused[0],
+                error.str(),
+            )
 
     def _on_error(self, error: Any) -> None:
         # Called for every broken connection; one line per outage is enough.
@@ -184,14 +212,14 @@ class KafkaPublisher:
             self._dropped_before = self.dropped
             log.error(
                 "Kafka at %s is not reachable (%s). Records are kept and sent when it is back; "
-                "check [kafka] bootstrap_servers.",
+                "check section [kafka].",
                 self._servers,
                 error.str(),
             )
 
 
-# _TRANSPORT, _ALL_BROKERS_DOWN, _RESOLVE of librdkafka.
-_UNREACHABLE = (-195, -187, -193)
+# _TRANSPORT, _ALL_BROKERS_DOWN, _RESOLVE, _SSL, _AUTHENTICATION of librdkafka.
+_UNREACHABLE = (-195, -187, -193, -181, -169)
 
 
 class StreamPublisher:

@@ -1,5 +1,6 @@
 """Read an engine's own /metrics: the count that all others are held against."""
 
+import http.client
 import time
 import urllib.error
 import urllib.request
@@ -10,6 +11,8 @@ from collectors.clock import Scrape
 from collectors.engines.base import Framework
 
 MAX_BYTES = 8 * 1024 * 1024
+# The engine is on this host: a proxy named in the environment would not find it.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ScrapeError(RuntimeError):
@@ -24,10 +27,10 @@ def fetch(port: int, timeout_seconds: float, host: str = "127.0.0.1") -> str:
     """
     url = f"http://{host}:{port}/metrics"
     try:
-        with urllib.request.urlopen(url, timeout=timeout_seconds) as answer:
+        with _OPENER.open(url, timeout=timeout_seconds) as answer:
             data: bytes = answer.read(MAX_BYTES)
             return data.decode(errors="replace")
-    except (OSError, urllib.error.URLError, ValueError) as err:
+    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as err:
         raise ScrapeError(f"{url}: {err}") from err
 
 
@@ -38,7 +41,7 @@ def parse(text: str, framework: Framework, at_ns: int) -> Scrape | None:
         ScrapeError: The text is no Prometheus exposition.
     """
     wanted = {
-        name: 0.0
+        name: 0
         for name in (
             framework.iteration_count_metric,
             framework.iteration_tokens_metric,
@@ -55,13 +58,14 @@ def parse(text: str, framework: Framework, at_ns: int) -> Scrape | None:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
             for sample in family.samples:
                 if sample.name in wanted:
-                    wanted[sample.name] += sample.value
+                    # int() refuses nan and infinity, which are no counts.
+                    wanted[sample.name] += int(sample.value)
                     found.add(sample.name)
-    except ValueError as err:
+    except (ValueError, OverflowError) as err:
         raise ScrapeError(f"/metrics is not Prometheus text: {err}") from err
 
     def value(name: str | None) -> int | None:
-        return int(wanted[name]) if name in found and name is not None else None
+        return wanted[name] if name in found and name is not None else None
 
     iterations = value(framework.iteration_count_metric)
     if iterations is None:

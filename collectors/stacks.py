@@ -22,6 +22,10 @@ class AttachRefused(RuntimeError):
     """The sampler is there and cannot read this process; the text says what to do."""
 
 
+class NotServing(AttachRefused):
+    """The process can be read and does not run the engine's loop: mostly, it still starts."""
+
+
 class Sampler(Protocol):
     """The part of ``latencyprism_native.Sampler`` that the agent uses."""
 
@@ -45,6 +49,11 @@ class Sampler(Protocol):
         """Stop reading; may be called twice."""
         ...
 
+    @property
+    def alive(self) -> bool:
+        """Whether the reading goes on."""
+        ...
+
 
 def native_version() -> str | None:
     """Give the version of the native sampler, or None where it is not installed."""
@@ -65,6 +74,8 @@ def attach(
 
         AttachRefused: It is, and this process cannot be read now.
 
+        NotServing: It is, and this process does not run the engine's loop yet.
+
         ProcessLookupError: The process ended.
     """
     # py-spy resolves a backtrace for each failed read when this is set: 1-2 s each.
@@ -80,6 +91,8 @@ def attach(
         sampler.start()
     except native.ProcessGone as err:
         raise ProcessLookupError(f"process {pid} ended") from err
+    except native.AnchorMissing as err:
+        raise NotServing(str(err)) from err
     except native.SamplerError as err:
         raise AttachRefused(str(err)) from err
     return sampler

@@ -19,7 +19,13 @@ from collectors.engines.base import Framework
 from collectors.governor import Governor, Rates
 from collectors.publisher import Publisher
 from collectors.scrape import ScrapeError, scrape
-from collectors.stacks import AttachRefused, Sampler, SamplerUnavailable, attach
+from collectors.stacks import (
+    AttachRefused,
+    NotServing,
+    Sampler,
+    SamplerUnavailable,
+    attach,
+)
 from schemas.records import Engine, EngineState, Phase, Source
 
 log = logging.getLogger("latencyprism.watcher")
@@ -32,8 +38,20 @@ RETRY_ATTACH_SECONDS = 5.0
 
 
 def epoch_offset_ns() -> int:
-    """Give epoch time minus monotonic time, now."""
-    return time.time_ns() - time.monotonic_ns()
+    """Give epoch time minus monotonic time, now.
+
+    On a busy host this thread may lose its CPU between two clocks, so the closest of a few
+    readings counts.
+    """
+    best_spread_ns, offset_ns = 1 << 62, 0
+    for _ in range(3):
+        before_ns, epoch_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        if after_ns - before_ns < best_spread_ns:
+            best_spread_ns = after_ns - before_ns
+            offset_ns = epoch_ns - (before_ns + after_ns) // 2
+        if best_spread_ns < 10_000:
+            break
+    return offset_ns
 
 
 class Watcher:
@@ -109,7 +127,8 @@ class Watcher:
     @property
     def iterations_seen(self) -> int:
         """Iterations that were timed one by one, or counted through /metrics."""
-        return self._clock.seen if self._clock is not None else self._metrics_clock.seen
+        timed = self._clock.seen if self._clock is not None else 0
+        return timed + self._metrics_clock.seen
 
     @property
     def iterations_missed(self) -> int:
@@ -156,13 +175,16 @@ class Watcher:
         rates = self._governor.judge(cpu_ratio)
         if rates is not None:
             self._sampler.set_rates(rates.poll_hz, rates.stack_hz)
-            log.warning(
+            dear = cpu_ratio > self._settings.cpu_budget_ratio
+            log.log(
+                logging.WARNING if dear else logging.INFO,
                 "%s: reading it cost %.1f %% of a core; now %d counter reads and %d stacks a "
-                "second. Raise [collect] cpu_budget_ratio to allow more.",
+                "second.%s",
                 self.engine_id,
                 100 * cpu_ratio,
                 rates.poll_hz,
                 rates.stack_hz,
+                " Raise [collect] cpu_budget_ratio to allow more." if dear else "",
             )
 
     def count_engine_iterations(self) -> None:
@@ -173,14 +195,16 @@ class Watcher:
 
     def _run(self) -> None:
         self.report()
+        failure = ""
         try:
             while not self._stop.is_set() and is_running(self.engine.core):
-                if self._try_attach():
-                    self._watch_counter()
-                else:
-                    self._watch_metrics(RETRY_ATTACH_SECONDS)
-        except Exception:
-            log.exception("%s: watching failed; it will be tried again.", self.engine_id)
+                try:
+                    self._watch()
+                except Exception as err:
+                    if str(err) != failure:
+                        failure = str(err)
+                        log.exception("%s: watching failed and is tried again.", self.engine_id)
+                    self._stop.wait(RETRY_ATTACH_SECONDS)
         finally:
             if self._sampler is not None:
                 self._sampler.stop()
@@ -192,6 +216,14 @@ class Watcher:
                 )
                 self.report("gone")
             self.ended.set()
+
+    def _watch(self) -> None:
+        if self._try_attach():
+            self._watch_counter()
+            if self._source == "counter":
+                # Nothing is wrong with reading it: the engine ended, or we are to stop.
+                return
+        self._watch_metrics(RETRY_ATTACH_SECONDS)
 
     def _try_attach(self) -> bool:
         rates = self._governor.rates
@@ -205,10 +237,15 @@ class Watcher:
             )
         except ProcessLookupError:
             return False
+        except NotServing as err:
+            # Usual while an engine loads its model: nothing that anybody has to act on.
+            self._fall_to_metrics(str(err), logging.INFO)
+            return False
         except (SamplerUnavailable, AttachRefused) as err:
-            self._explain(f"watched by /metrics only: {err}")
+            self._fall_to_metrics(str(err))
             return False
         self._source, self._note = "counter", None
+        self._metrics_clock.lost()
         if self._clock is None:
             self._clock = self._make_clock()
         log.info(
@@ -235,6 +272,11 @@ class Watcher:
             phases=tuple(phases),
             read_workload=self._framework.workload,
             epoch_offset_ns=lambda: self._offset_ns,
+            pointer_counters=tuple(
+                index
+                for index, counter in enumerate(spec["counter"])
+                if counter["kind"] == "pointer"
+            ),
         )
 
     def _watch_counter(self) -> None:
@@ -255,6 +297,9 @@ class Watcher:
                     self._publisher.publish(still_open)
                 if self._sampler_ended(events, sampler):
                     return
+                if not packed and not sampler.alive:
+                    self._fall_to_metrics(f"reading stopped: {sampler.last_error()}")
+                    return
         finally:
             sampler.stop()
             clock.lost()
@@ -264,18 +309,25 @@ class Watcher:
             if event.kind != STATE:
                 continue
             if event.code == STATE_GONE:
+                self._wait_for_the_end()
                 return True
             if event.code == STATE_DENIED:
-                self._explain(f"reading was refused: {sampler.last_error()}")
+                self._fall_to_metrics(f"reading was refused: {sampler.last_error()}")
                 return True
             if event.code == STATE_LOST:
                 log.info("%s: its counter moved; looking for it again.", self.engine_id)
         return False
 
+    def _wait_for_the_end(self) -> None:
+        # A process that exits has no memory any more and is still in the table for a moment; an
+        # attach would fail with a reason that is none.
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline and is_running(self.engine.core):
+            if self._stop.wait(0.02):
+                return
+
     def _watch_metrics(self, seconds: float) -> None:
         """Stay on the lowest rung for so long; then the next attach is tried."""
-        if self._clock is None:
-            self._source = "metrics"
         deadline = time.monotonic() + seconds
         while (
             time.monotonic() < deadline and not self._stop.is_set() and is_running(self.engine.core)
@@ -297,9 +349,13 @@ class Watcher:
             log.debug("%s: %s", self.engine_id, err)
             return None
 
-    def _explain(self, note: str) -> None:
-        """Say once what is wrong; the inventory carries it too."""
+    def _fall_to_metrics(self, reason: str, level: int = logging.WARNING) -> None:
+        """Say once why; the inventory carries it too."""
+        self._source = "metrics"
+        known = self.engine.port is not None
+        note = f"{'watched by /metrics only' if known else 'not watched, its port is unknown'}"
+        note += f": {reason}"
         if note != self._note:
             self._note = note
-            log.warning("%s: %s", self.engine_id, note)
+            log.log(level, "%s: %s", self.engine_id, note)
             self.report()

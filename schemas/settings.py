@@ -7,7 +7,7 @@ nobody knows is refused by name, so that a typo never becomes a silent default.
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -39,8 +39,8 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    security_protocol: str = "plaintext"
-    sasl_mechanism: str = "SCRAM-SHA-512"
+    security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     ca_path: str = ""
     partitions: Annotated[int, msgspec.Meta(ge=1)] = 4
     replication: Annotated[int, msgspec.Meta(ge=1)] = 1

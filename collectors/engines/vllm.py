@@ -108,7 +108,7 @@ class Vllm(Framework):
         named = api_server.option("--served-model-name") or api_server.option("--model")
         if named is not None:
             return named
-        arguments = api_server.arguments
+        arguments = api_server.words
         if "serve" in arguments:
             position = arguments.index("serve") + 1
             if position < len(arguments) and not arguments[position].startswith("-"):
@@ -119,7 +119,9 @@ class Vllm(Framework):
         """Read it from the metadata beside the library that the engine has mapped."""
         root = Path(f"/proc/{engine.core.pid}")
         try:
-            library = re.search(r"(/\S+)/vllm/\S+\.so$", (root / "maps").read_text(), re.MULTILINE)
+            library = re.search(
+                r"(/\S+)/vllm/\S+\.so$", (root / "maps").read_text(errors="replace"), re.MULTILINE
+            )
             if library is None:
                 return None
             # Through the process's own root, which differs from ours in a container.
@@ -186,18 +188,21 @@ class Vllm(Framework):
         }
 
     def workload(self, fields: dict[str, int]) -> Workload | None:
-        """Check that the requests' tokens add up to the step's total."""
+        """Check that the requests' tokens add up to the step's total, in both ways."""
         total, token_sum = fields.get("scheduled_tokens"), fields.get("token_sum")
         requests = fields.get("requests")
         if total is None or total != token_sum or requests is None or not 0 <= requests <= total:
+            return None
+        prefill, decode = fields.get("prefill_tokens"), fields.get("decode_requests")
+        if prefill is not None and decode is not None and prefill + decode != total:
             return None
         computed = [fields.get("computed_cached"), fields.get("computed_new")]
         known = [number for number in computed if number is not None]
         return Workload(
             requests=requests,
             scheduled_tokens=total,
-            prefill_tokens=fields.get("prefill_tokens"),
-            decode_requests=fields.get("decode_requests"),
+            prefill_tokens=prefill,
+            decode_requests=decode,
             kv_tokens=sum(known) + total if len(known) == len(computed) else None,
             waiting_requests=fields.get("waiting_requests"),
             running_requests=fields.get("running_requests"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class ProcessTimes:
     involuntary_switches: int | None = None
 
 
-def parse_stat(text: str, page_bytes: int = 4096) -> ProcessTimes:
+def parse_stat(text: str, page_bytes: int = PAGE_BYTES) -> ProcessTimes:
     """Read ``/proc/<pid>/stat``; fields count from the last ``)``."""
     fields = text.rpartition(")")[2].split()
     return ProcessTimes(

@@ -14,6 +14,7 @@ from collectors.host.traffic import Traffic, read_traffic
 from schemas.records import HostReading, ProcessReading, Role
 
 PROC = Path("/proc")
+SYS = Path("/sys")
 PRESSURES = ("cpu", "memory", "io")
 TRAFFIC = (
     "disk_read_bytes",
@@ -42,14 +43,21 @@ class HostReader:
 
         proc: Root of the process file system.
 
+        sys: Root of the kernel's objects: disks and clock frequencies.
+
         clock_ns: Epoch time.
     """
 
     def __init__(
-        self, host: str, proc: Path = PROC, clock_ns: Callable[[], int] = time.time_ns
+        self,
+        host: str,
+        proc: Path = PROC,
+        sys: Path = SYS,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._host = host
         self._proc = proc
+        self._sys = sys
         self._clock_ns = clock_ns
         self._last: _Look | None = None
 
@@ -82,10 +90,10 @@ class HostReader:
         return _Look(
             at_ns=self._clock_ns(),
             cpu=read_cpu_times(self._proc),
-            frequency_hz=read_frequency_hz(proc=self._proc),
+            frequency_hz=read_frequency_hz(self._sys, self._proc),
             memory=read_memory(self._proc),
             pressures_us={name: read_pressure_us(name, self._proc) for name in PRESSURES},
-            traffic=read_traffic(self._proc),
+            traffic=read_traffic(self._proc, self._sys),
             processes={pid: found for pid, found in times.items() if found is not None},
         )
 
@@ -100,15 +108,15 @@ class HostReader:
             role=role,
             begin_ns=last.at_ns,
             end_ns=look.at_ns,
-            cpu_seconds=now.cpu_seconds - before.cpu_seconds,
+            cpu_seconds=_growth(before.cpu_seconds, now.cpu_seconds),
             # Threads that ended take their wait with them; a sum must not run backwards.
             run_queue_wait_seconds=_growth(
                 before.run_queue_wait_seconds, now.run_queue_wait_seconds
             ),
             voluntary_switches=_count(before.voluntary_switches, now.voluntary_switches),
             involuntary_switches=_count(before.involuntary_switches, now.involuntary_switches),
-            minor_faults=now.minor_faults - before.minor_faults,
-            major_faults=now.major_faults - before.major_faults,
+            minor_faults=_count(before.minor_faults, now.minor_faults),
+            major_faults=_count(before.major_faults, now.major_faults),
             rss_bytes=now.rss_bytes,
             threads=now.threads,
         )
@@ -120,8 +128,8 @@ class HostReader:
         ticks = look.cpu.total_ticks - last.cpu.total_ticks
         cpu_seconds = ticks / TICKS_PER_SECOND
         own_seconds = sum(reading.cpu_seconds or 0.0 for reading in own)
-        busy = (look.cpu.busy_ticks - last.cpu.busy_ticks) / ticks if ticks > 0 else None
-        engine_ratio = min(own_seconds / cpu_seconds, 1.0) if cpu_seconds > 0 else None
+        busy = _ratio(look.cpu.busy_ticks - last.cpu.busy_ticks, ticks)
+        engine_ratio = _ratio(own_seconds, cpu_seconds)
         waits = [
             reading.run_queue_wait_seconds
             for reading in own
@@ -151,9 +159,7 @@ class HostReader:
             others_cpu_ratio=max(busy - engine_ratio, 0.0)
             if busy is not None and engine_ratio is not None
             else None,
-            cpu_steal_ratio=(look.cpu.steal_ticks - last.cpu.steal_ticks) / ticks
-            if ticks > 0
-            else None,
+            cpu_steal_ratio=_ratio(look.cpu.steal_ticks - last.cpu.steal_ticks, ticks),
             cpu_frequency_hz=look.frequency_hz,
             engine_run_queue_wait_ratio=sum(waits) / seconds if waits else None,
             cpu_pressure_ratio=pressure("cpu"),
@@ -173,6 +179,11 @@ class HostReader:
             network_received_bytes_per_second=rates.get("network_received_bytes"),
             network_sent_bytes_per_second=rates.get("network_sent_bytes"),
         )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    # The kernel lets iowait and steal run backwards at times; a share stays a share.
+    return min(max(part / whole, 0.0), 1.0) if whole > 0 else None
 
 
 def _growth(before: float | None, now: float | None) -> float | None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from latencyprism import __version__
-from latencyprism.errors import need
+from latencyprism.errors import CommandError, need
 from latencyprism.logs import add_log_level, start_logging
 from schemas.settings import KafkaSettings, read_settings, section
 
@@ -41,7 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
         need("confluent_kafka", "collect")
         kafka = KafkaPublisher(kafka_settings, collect.queue_records)
     publisher = kafka if kafka is not None else StreamPublisher(sys.stdout.buffer)
-    agent = Agent(collect, publisher, __version__)
+    try:
+        agent = Agent(collect, publisher, __version__)
+    except LookupError as err:
+        raise CommandError(f"section [collect]: engines: {err}") from err
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: agent.stop())
     agent.run(arguments.seconds)

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _extras() -> list[Finding]:
     found: list[Finding] = []
     for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        missing = [name for name in modules if not _is_installed(name)]
         found.append(
             Finding("ok", f"extra {extra}", "installed")
             if not missing
@@ -77,6 +77,14 @@ def _extras() -> list[Finding]:
             )
         )
     return found
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
+        # Imported already, by a package that replaces itself: Faust.
+        return True
 
 
 def _native() -> Finding:

@@ -27,8 +27,8 @@ ROLES = ("analyze", "store", "notify")
 # A worker that dies young is restarted with growing pauses up to this one.
 LONGEST_PAUSE_SECONDS = 30.0
 STOP_SECONDS = 10.0
-# Tells a worker which process supervises it.
-SUPERVISOR = "LATENCYPRISM_SUPERVISOR"
+# Set for a worker by the process that supervises it; not for users.
+SUPERVISOR = "SUPERVISED_BY_PID"
 PR_SET_PDEATHSIG = 1
 
 

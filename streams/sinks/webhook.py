@@ -173,7 +173,8 @@ class Webhook(Sink):
         parts = urllib.parse.urlsplit(settings.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
-                f"[notify] url {settings.url!r} is no http(s) address: write https://host/path"
+                f"[notify] url begins with {parts.scheme!r} and is no http(s) address: write "
+                "https://host/path"
             )
         if parts.username is not None or parts.password is not None:
             raise ValueError(

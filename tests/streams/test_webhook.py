@@ -276,7 +276,7 @@ def test_neither_the_secret_nor_one_in_the_url_is_ever_told(
 ) -> None:
     """Chat services put a token into the path; reasons end up in logs and dead letters."""
     caplog.set_level(logging.DEBUG)
-    url = receiver.address.replace("//", "//user:hidden-one@") + "/hidden-two?key=hidden-three"
+    url = receiver.address + "/hidden-two?key=hidden-three"
     webhook = Webhook(settings(receiver, url=url), SECRET)
     receiver.answers = [Answer(500), Answer(400), Answer(302)]
     told = [str(unavailable(webhook)), *(one.error for one in webhook.write(life()[:2]))]
@@ -312,3 +312,13 @@ def test_an_address_that_is_none_is_refused_at_the_start(url: str) -> None:
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert retry_after(header) == seconds
+
+
+def test_a_user_or_password_in_the_url_is_refused_and_not_repeated(receiver: Receiver) -> None:
+    """They would be dropped without a word otherwise; Python's client does not send them."""
+    url = receiver.address.replace("//", "//user:hidden-one@")
+
+    with pytest.raises(ValueError, match="LATENCYPRISM_WEBHOOK_SECRET") as caught:
+        Webhook(settings(receiver, url=url), SECRET)
+
+    assert "hidden-one" not in str(caught.value)

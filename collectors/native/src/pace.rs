@@ -19,8 +19,10 @@ const IDLE_PERIODS: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing is known of the engine's rhythm yet.
-    Unknown,
+    /// No iteration was seen to begin yet.
+    Unseen {
+        since_ns: u64,
+    },
     Running {
         begin_ns: u64,
         batch_read: bool,
@@ -38,9 +40,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub fn new() -> Self {
+    pub fn new(now_ns: u64) -> Self {
         Pace {
-            state: State::Unknown,
+            state: State::Unseen { since_ns: now_ns },
             recent: [0; RECENT],
             seen: 0,
         }
@@ -82,7 +84,6 @@ impl Pace {
     /// `period_ns` is the time between two looks where an edge may be.
     pub fn next_ns(&self, now_ns: u64, period_ns: u64) -> u64 {
         match self.state {
-            State::Unknown => period_ns,
             State::Running {
                 begin_ns,
                 batch_read,
@@ -93,8 +94,8 @@ impl Pace {
                 let quiet_until_ns = begin_ns + (self.shortest_ns() as f64 * QUIET) as u64;
                 quiet_until_ns.saturating_sub(now_ns).max(period_ns)
             }
-            State::Between { end_ns } => {
-                if now_ns.saturating_sub(end_ns) > IDLE_AFTER_NS {
+            State::Unseen { since_ns: quiet_ns } | State::Between { end_ns: quiet_ns } => {
+                if now_ns.saturating_sub(quiet_ns) > IDLE_AFTER_NS {
                     period_ns * IDLE_PERIODS
                 } else {
                     period_ns
@@ -130,7 +131,7 @@ mod tests {
     }
 
     fn steady(length_ns: u64) -> (Pace, u64) {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(0);
         let mut now_ns = 0;
         for _ in 0..=RECENT {
             pace.observe(&[event(BEGIN, now_ns), event(BATCH, now_ns + MS)]);
@@ -140,8 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_engine_is_looked_at_every_period() {
-        assert_eq!(Pace::new().next_ns(0, MS), MS);
+    fn an_engine_never_seen_at_work_is_looked_at_closely_and_then_left_in_peace() {
+        assert_eq!(Pace::new(0).next_ns(10 * MS, MS), MS);
+        assert_eq!(Pace::new(0).next_ns(300 * MS, MS), 4 * MS);
     }
 
     #[test]

@@ -283,7 +283,7 @@ fn run(mut reader: Reader, shared: &Shared) {
     let mut timer = Timer::new(monotonic_ns());
     let mut ticks = 0u64;
     let mut last_stack_ns = 0u64;
-    let mut pace = Pace::new();
+    let mut pace = Pace::new(monotonic_ns());
     let mut panics: Vec<u64> = Vec::new();
     let mut lag = Lag::new(monotonic_ns());
     loop {

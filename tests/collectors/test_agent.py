@@ -1,0 +1,237 @@
+"""The agent's bookkeeping, with engines that exist on paper only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from collectors import agent as agent_module
+from collectors.agent import Agent
+from collectors.config import CollectSettings
+from collectors.discovery import EngineProcess, Process, ProcessTable, read_process
+from collectors.publisher import MemoryPublisher
+from schemas.records import HostReading
+
+SERVER = Process(
+    pid=5000900, parent_pid=1, start_ticks=1, arguments=("vllm", "serve", "m", "--port", "8000")
+)
+CORE = Process(pid=5000901, parent_pid=5000900, start_ticks=2, arguments=("VLLM::EngineCore",))
+
+
+class Table:
+    """A process table that a test writes."""
+
+    def __init__(self, *processes: Process) -> None:
+        self.processes = list(processes)
+
+    def scan(self) -> ProcessTable:
+        children: dict[int, list[Process]] = {}
+        for process in self.processes:
+            children.setdefault(process.parent_pid, []).append(process)
+        return ProcessTable({process.pid: process for process in self.processes}, children)
+
+
+class Watched:
+    """What the agent asks of a watcher, written down."""
+
+    def __init__(self, engine: EngineProcess, *_: object) -> None:
+        self.engine = engine
+        self.ended = threading.Event()
+        self.iterations_seen = 0
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def report(self, state: str = "running", cpu_ratio: float | None = None) -> None:
+        self.calls.append(state)
+
+    def count_engine_iterations(self) -> None:
+        self.calls.append("count")
+
+    def govern(self) -> None:
+        self.calls.append("govern")
+
+
+class Bench:
+    def __init__(self, *processes: Process, **settings: Any) -> None:
+        self.table = Table(*processes)
+        self.made: list[Watched] = []
+        self.publisher = MemoryPublisher()
+        self.agent = Agent(
+            CollectSettings(host="h", **settings),
+            self.publisher,
+            "9.9",
+            scanner=self.table,  # type: ignore[arg-type]  # it only scans
+            make_watcher=self._make,
+        )
+
+    def _make(self, *arguments: Any) -> Any:
+        self.made.append(Watched(*arguments))
+        return self.made[-1]
+
+    def discover(self) -> None:
+        self.agent._discover()
+
+
+def test_an_engine_is_watched_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(SERVER, CORE)
+    bench.discover()
+    bench.discover()
+    assert [one.calls for one in bench.made] == [["start"]]
+    assert list(bench.agent.watchers) == ["h:8000"]
+
+
+def test_workers_that_appear_later_become_part_of_the_engine() -> None:
+    bench = Bench(SERVER, CORE)
+    bench.discover()
+    worker = Process(pid=5000902, parent_pid=CORE.pid, start_ticks=3, arguments=("VLLM::Worker",))
+    bench.table.processes.append(worker)
+    bench.discover()
+    assert bench.made[0].engine.workers == (worker,)
+
+
+def test_a_restarted_engine_is_watched_under_the_same_id() -> None:
+    bench = Bench(SERVER, CORE)
+    bench.discover()
+    bench.made[0].ended.set()
+    bench.table.processes = [SERVER, replace(CORE, pid=5000911, start_ticks=9)]
+    bench.discover()
+    assert [one.engine.core.pid for one in bench.made] == [CORE.pid, 5000911]
+    assert list(bench.agent.watchers) == ["h:8000"]
+
+
+def test_a_restart_that_reuses_the_pid_is_another_engine() -> None:
+    bench = Bench(SERVER, CORE)
+    bench.discover()
+    bench.made[0].ended.set()
+    bench.table.processes = [SERVER, replace(CORE, start_ticks=9)]
+    bench.discover()
+    assert len(bench.made) == 2
+
+
+def test_an_engine_that_ended_is_not_watched_again_while_the_table_still_shows_it() -> None:
+    bench = Bench(SERVER, CORE)
+    bench.discover()
+    bench.made[0].ended.set()
+    bench.discover()
+    bench.discover()
+    assert len(bench.made) == 1
+    bench.table.processes = [SERVER]
+    bench.discover()
+    assert bench.agent._ended == set()
+
+
+def test_only_the_ports_that_were_asked_for_are_watched() -> None:
+    bench = Bench(SERVER, CORE, ports=(9000,))
+    bench.discover()
+    assert bench.made == []
+
+
+def test_no_engine_is_said_once_with_what_was_looked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench(SERVER)
+    bench.discover()
+    bench.discover()
+    assert [one.getMessage() for one in caplog.records] == [
+        "No engine found yet on h; looking every 2 s for: vllm."
+    ]
+
+
+def test_a_port_that_is_known_late_gives_a_better_name_while_nothing_was_counted() -> None:
+    nameless = replace(SERVER, arguments=("vllm", "serve", "m", "--port", "0"))
+    bench = Bench(nameless, CORE)
+    bench.discover()
+    assert list(bench.agent.watchers) == [f"h:pid{CORE.pid}"]
+    bench.table.processes = [SERVER, CORE]
+    bench.discover()
+    assert bench.made[0].calls == ["start", "stop", "gone"]
+    assert list(bench.agent.watchers) == ["h:8000"]
+
+
+def test_an_engine_that_iterates_keeps_its_name() -> None:
+    nameless = replace(SERVER, arguments=("vllm", "serve", "m", "--port", "0"))
+    bench = Bench(nameless, CORE)
+    bench.discover()
+    bench.made[0].iterations_seen = 5
+    bench.table.processes = [SERVER, CORE]
+    bench.discover()
+    assert list(bench.agent.watchers) == [f"h:pid{CORE.pid}"]
+    assert bench.made[0].engine.port == 8000
+    assert len(bench.made) == 1
+
+
+def test_two_engines_of_one_name_are_told_once_and_the_first_stays(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    alive = read_process(os.getpid())
+    assert alive is not None
+    core = replace(alive, parent_pid=SERVER.pid, arguments=CORE.arguments)
+    bench = Bench(SERVER, core)
+    bench.discover()
+    bench.table.processes.append(CORE)
+    bench.discover()
+    bench.discover()
+    assert [one.engine.core.pid for one in bench.made] == [core.pid]
+    told = [one.getMessage() for one in caplog.records]
+    assert len(told) == 1
+    assert f"pid {CORE.pid} is not watched, because pid {core.pid} serves" in told[0]
+
+
+def test_a_framework_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(LookupError, match="unknown framework 'vlm'"):
+        Bench(engines=("vlm",))
+
+
+def test_a_failing_task_is_told_once_and_again_when_it_fails_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench()
+    failing = True
+
+    def read_host() -> None:
+        if failing:
+            raise OSError("no /proc/stat")
+
+    for _ in range(3):
+        bench.agent._guarded(read_host)
+    failing = False
+    bench.agent._guarded(read_host)
+    failing = True
+    bench.agent._guarded(read_host)
+    assert [one.getMessage() for one in caplog.records] == [
+        "read_host failed and is tried again: no /proc/stat"
+    ] * 2
+
+
+def test_it_works_for_as_long_as_it_was_told_and_lets_go_of_every_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent_module, "REPORT_PERIOD_SECONDS", 0.1)
+    bench = Bench(SERVER, CORE, reading_period_seconds=0.1, discovery_period_seconds=0.1)
+    bench.agent.run(seconds=0.6)
+    assert bench.made[0].calls[0] == "start"
+    assert bench.made[0].calls[-1] == "stop"
+    assert {"count", "running", "govern"} <= set(bench.made[0].calls)
+    hosts = [one for one in bench.publisher.records if isinstance(one, HostReading)]
+    assert hosts
+    assert {one.engine_id for one in hosts} == {"h:8000"}
+
+
+def test_it_stops_when_told_to() -> None:
+    bench = Bench()
+    thread = threading.Thread(target=bench.agent.run)
+    thread.start()
+    bench.agent.stop()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -1,0 +1,331 @@
+"""From observations to iterations, with every observation written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from collectors.clock import (
+    BEGIN,
+    MEASURED_SAMPLES,
+    STATE,
+    STATE_ATTACHED,
+    UNKNOWN,
+    CounterClock,
+    MetricsClock,
+    Scrape,
+    phase_times,
+    unpack,
+)
+from schemas.records import Iteration, Phase, PhaseTime, Workload
+from tests.collectors.packing import MS, batch, begin, end, event, stack, state
+
+OFFSET = 1_700_000_000_000_000_000
+PHASES: tuple[Phase, ...] = ("schedule", "forward")
+FORWARD = 1
+
+
+def read_workload(fields: dict[str, int]) -> Workload | None:
+    total, requests = fields.get("total"), fields.get("requests")
+    if total is None or requests is None or total < requests:
+        return None
+    return Workload(requests=requests, scheduled_tokens=total)
+
+
+class Bench:
+    """A clock and what it said so far."""
+
+    def __init__(self) -> None:
+        self.offset_ns = OFFSET
+        self.clock = CounterClock(
+            engine_id="host:8000",
+            process_start_ns=77,
+            fields=("requests", "total"),
+            phases=PHASES,
+            read_workload=read_workload,
+            epoch_offset_ns=lambda: self.offset_ns,
+        )
+
+    def feed(self, *packed: bytes) -> list[Iteration]:
+        return list(self.clock.feed(unpack(b"".join(packed))))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_an_iteration_runs_from_its_begin_to_its_end(bench: Bench) -> None:
+    [iteration] = bench.feed(begin(7, 10 * MS), batch(7, 2, 50), end(7, 30 * MS))
+    assert iteration == Iteration(
+        engine_id="host:8000",
+        process_start_ns=77,
+        sequence=7,
+        begin_ns=OFFSET + 10 * MS,
+        end_ns=OFFSET + 30 * MS,
+        uncertainty_ns=MS // 2,
+        source="counter",
+        workload=Workload(requests=2, scheduled_tokens=50),
+    )
+    assert (bench.clock.seen, bench.clock.missed) == (1, 0)
+
+
+def test_nothing_is_said_before_the_end_is_known(bench: Bench) -> None:
+    assert bench.feed(begin(1, 0), batch(1, 1, 1), stack(FORWARD)) == []
+    assert len(bench.feed(end(1, 5 * MS))) == 1
+
+
+def test_in_a_busy_loop_the_next_begin_is_the_end(bench: Bench) -> None:
+    first, second = bench.feed(begin(1, 10 * MS), begin(2, 22 * MS), begin(3, 40 * MS))
+    assert (first.sequence, first.end_ns) == (1, OFFSET + 22 * MS)
+    assert (second.begin_ns, second.end_ns) == (OFFSET + 22 * MS, OFFSET + 40 * MS)
+
+
+def test_an_idle_engine_between_end_and_begin_is_in_no_iteration(bench: Bench) -> None:
+    first, second = bench.feed(
+        begin(1, 10 * MS), end(1, 20 * MS), begin(2, 900 * MS), end(2, 905 * MS)
+    )
+    assert first.end_ns == OFFSET + 20 * MS
+    assert second.begin_ns == OFFSET + 900 * MS
+
+
+def test_an_end_ends_its_own_iteration_only(bench: Bench) -> None:
+    assert bench.feed(begin(2, 10 * MS), end(1, 12 * MS)) == []
+    [iteration] = bench.feed(end(2, 20 * MS), end(2, 21 * MS))
+    assert iteration.end_ns == OFFSET + 20 * MS
+
+
+def test_a_counter_that_jumped_says_how_many_were_missed(bench: Bench) -> None:
+    iterations = bench.feed(begin(1, 0), begin(5, 40 * MS, missed=3), end(5, 50 * MS))
+    assert [iteration.missed for iteration in iterations] == [0, 3]
+    assert (bench.clock.seen, bench.clock.missed) == (2, 3)
+
+
+def test_a_batch_of_another_iteration_is_ignored(bench: Bench) -> None:
+    [iteration] = bench.feed(begin(2, 0), batch(1, 9, 9), batch(3, 9, 9), end(2, MS))
+    assert iteration.workload == Workload()
+    assert bench.clock.workloads_refused == 0
+
+
+def test_a_batch_before_any_begin_is_ignored(bench: Bench) -> None:
+    assert bench.feed(batch(0, 1, 1), stack(FORWARD), end(0, MS)) == []
+
+
+def test_a_torn_batch_is_refused_and_counted(bench: Bench) -> None:
+    [iteration] = bench.feed(begin(1, 0), batch(1, 9, 3), end(1, MS))
+    assert iteration.workload == Workload()
+    assert bench.clock.workloads_refused == 1
+
+
+@pytest.mark.parametrize("numbers", [(2, UNKNOWN), (UNKNOWN, 8)])
+def test_a_number_that_could_not_be_read_is_missing_and_not_a_number(
+    bench: Bench, numbers: tuple[int, int]
+) -> None:
+    bench.feed(begin(1, 0), batch(1, *numbers), end(1, MS))
+    assert bench.clock.workloads_refused == 1
+
+
+def test_a_torn_batch_does_not_undo_a_good_one(bench: Bench) -> None:
+    [iteration] = bench.feed(begin(1, 0), batch(1, 2, 8), batch(1, 9, 3), end(1, MS))
+    assert iteration.workload == Workload(requests=2, scheduled_tokens=8)
+
+
+def test_the_worse_edge_decides_the_uncertainty(bench: Bench) -> None:
+    wide_begin, wide_end = bench.feed(
+        begin(1, 0, gap_ns=8 * MS),
+        end(1, 20 * MS, gap_ns=MS),
+        begin(2, 30 * MS, gap_ns=MS),
+        end(2, 40 * MS, gap_ns=6 * MS),
+    )
+    assert (wide_begin.uncertainty_ns, wide_end.uncertainty_ns) == (4 * MS, 3 * MS)
+
+
+def test_a_step_of_the_system_clock_moves_both_ends_alike(bench: Bench) -> None:
+    bench.feed(begin(1, 10 * MS))
+    bench.offset_ns = OFFSET + 1000 * MS
+    [iteration] = bench.feed(end(1, 30 * MS))
+    assert iteration.begin_ns == OFFSET + 1010 * MS
+    assert iteration.end_ns == OFFSET + 1030 * MS
+
+
+def test_a_running_iteration_is_reported_once_a_period(bench: Bench) -> None:
+    bench.feed(begin(4, 10 * MS), batch(4, 1, 6))
+    assert bench.clock.open_iteration(109 * MS, 100 * MS) is None
+    first = bench.clock.open_iteration(110 * MS, 100 * MS)
+    assert first is not None
+    assert (first.sequence, first.end_ns, first.running_ns) == (4, None, 100 * MS)
+    assert first.begin_ns == OFFSET + 10 * MS
+    assert first.workload == Workload(requests=1, scheduled_tokens=6)
+    assert first.phases == ()
+    assert bench.clock.open_iteration(150 * MS, 100 * MS) is None
+    second = bench.clock.open_iteration(215 * MS, 100 * MS)
+    assert second is not None
+    assert second.running_ns == 205 * MS
+    assert bench.clock.seen == 0
+
+
+def test_between_iterations_nothing_is_open(bench: Bench) -> None:
+    assert bench.clock.open_iteration(10**12, 1) is None
+    bench.feed(begin(1, 0), end(1, MS))
+    assert bench.clock.open_iteration(10**12, 1) is None
+
+
+def test_an_iteration_whose_end_will_not_be_seen_is_never_given(bench: Bench) -> None:
+    bench.feed(begin(1, 0))
+    bench.clock.lost()
+    assert bench.feed(end(1, MS), begin(9, 5 * MS)) == []
+    assert bench.clock.seen == 0
+
+
+def test_phases_are_shares_of_the_stack_samples(bench: Bench) -> None:
+    samples = [stack(FORWARD)] * 9 + [stack(0)] * 3
+    [iteration] = bench.feed(begin(1, 0), *samples, end(1, 24 * MS))
+    assert iteration.phases == (
+        PhaseTime(phase="forward", duration_ns=18 * MS, samples=9, estimated=False),
+        PhaseTime(phase="schedule", duration_ns=6 * MS, samples=3, estimated=True),
+    )
+
+
+def test_a_stack_outside_the_step_is_in_no_iteration_and_a_torn_one_in_no_count(
+    bench: Bench,
+) -> None:
+    none, torn, unheard_of = stack(-1), stack(-2), stack(len(PHASES))
+    [iteration] = bench.feed(
+        begin(1, 0), stack(FORWARD, inside=False), none, torn, unheard_of, end(1, MS)
+    )
+    assert [(phase.phase, phase.samples) for phase in iteration.phases] == [("other", 1)]
+    assert bench.clock.phase_samples == {"forward": 1, "other": 1}
+
+
+def test_samples_do_not_leak_into_the_next_iteration(bench: Bench) -> None:
+    first, second = bench.feed(begin(1, 0), stack(0), begin(2, MS), stack(FORWARD), begin(3, MS))
+    assert [phase.phase for phase in first.phases + second.phases] == ["schedule", "forward"]
+
+
+def test_a_phase_is_measured_from_so_many_samples_on() -> None:
+    for count in (MEASURED_SAMPLES - 1, MEASURED_SAMPLES):
+        [time] = phase_times({"forward": count}, 100)
+        assert time.estimated is (count < MEASURED_SAMPLES)
+    assert phase_times({}, 100) == ()
+
+
+def test_shares_never_exceed_the_iteration() -> None:
+    times = phase_times({"forward": 3, "schedule": 3, "idle": 1}, 1000)
+    assert 997 <= sum(time.duration_ns for time in times) <= 1000
+
+
+def test_what_the_reader_says_of_itself_is_no_iteration(bench: Bench) -> None:
+    assert bench.feed(begin(1, 0), state(5), state(4), end(1, MS))[0].sequence == 1
+
+
+@pytest.mark.parametrize("left", [1, 12, 27, 28, 35])
+def test_bytes_that_end_within_an_event_are_refused(left: int) -> None:
+    whole = begin(1, 0)
+    packed = whole + batch(1, 2, 3)[:left]
+    found = unpack(packed)
+    assert next(found).kind == BEGIN
+    with pytest.raises(ValueError, match="cut off at byte"):
+        next(found)
+
+
+def test_unpacking_gives_every_number_back() -> None:
+    [one] = unpack(event(3, -5, 2**62, flags=1, code=6, counter=2**63, at_ns=8, gap_ns=9))
+    assert (one.kind, one.flags, one.code, one.counter) == (3, 1, 6, 2**63)
+    assert (one.at_ns, one.gap_ns, one.payload) == (8, 9, (-5, 2**62))
+    assert list(unpack(b"")) == []
+
+
+def scrape(seconds: float, iterations: int, tokens: int | None = 0, running: int = 3) -> Scrape:
+    return Scrape(
+        at_ns=OFFSET + int(seconds * 1000) * MS,
+        iterations=iterations,
+        tokens=tokens,
+        waiting_requests=1,
+        running_requests=running,
+    )
+
+
+@pytest.fixture
+def metrics() -> MetricsClock:
+    return MetricsClock(engine_id="host:8000", process_start_ns=77)
+
+
+def test_two_scrapes_give_the_mean_of_the_iterations_between(metrics: MetricsClock) -> None:
+    assert metrics.feed(scrape(0, 100, 1000)) is None
+    iteration = metrics.feed(scrape(1, 150, 1400))
+    assert iteration == Iteration(
+        engine_id="host:8000",
+        process_start_ns=77,
+        sequence=150,
+        begin_ns=OFFSET + 980 * MS,
+        end_ns=OFFSET + 1000 * MS,
+        uncertainty_ns=20 * MS,
+        source="metrics",
+        iterations=50,
+        workload=Workload(requests=3, scheduled_tokens=8, waiting_requests=1, running_requests=3),
+    )
+    assert metrics.seen == 50
+
+
+def test_an_idle_engine_gives_nothing(metrics: MetricsClock) -> None:
+    metrics.feed(scrape(0, 100))
+    assert metrics.feed(scrape(1, 100)) is None
+    assert metrics.seen == 0
+
+
+def test_an_interval_with_an_idle_end_has_no_workload_to_be_judged_by(
+    metrics: MetricsClock,
+) -> None:
+    metrics.feed(scrape(0, 100, 100, running=0))
+    iteration = metrics.feed(scrape(1, 110, 200))
+    assert iteration is not None
+    assert iteration.workload.scheduled_tokens is None
+
+
+def test_a_counter_that_fell_is_a_restart_and_begins_anew(metrics: MetricsClock) -> None:
+    metrics.feed(scrape(0, 100, 900))
+    assert metrics.feed(scrape(1, 5, 20)) is None
+    iteration = metrics.feed(scrape(2, 15, 120))
+    assert iteration is not None
+    assert (iteration.iterations, iteration.workload.scheduled_tokens) == (10, 10)
+
+
+def test_an_engine_that_counts_no_tokens_has_none_and_not_zero(metrics: MetricsClock) -> None:
+    metrics.feed(scrape(0, 1, None))
+    iteration = metrics.feed(scrape(1, 2, 5))
+    assert iteration is not None
+    assert iteration.workload.scheduled_tokens is None
+
+
+def test_a_clock_that_stands_still_gives_nothing(metrics: MetricsClock) -> None:
+    metrics.feed(scrape(1, 1))
+    assert metrics.feed(scrape(1, 9)) is None
+
+
+def test_what_was_timed_in_another_way_is_not_counted_again(metrics: MetricsClock) -> None:
+    metrics.feed(scrape(0, 1))
+    metrics.lost()
+    assert metrics.feed(scrape(3600, 100_000)) is None
+    iteration = metrics.feed(scrape(3601, 100_010))
+    assert iteration is not None
+    assert iteration.iterations == 10
+
+
+def test_a_pointer_counter_numbers_iterations_from_the_time_of_the_attach() -> None:
+    """The sampler counts them from 0: after a restart of the agent, rows must not collide."""
+    clock = CounterClock(
+        engine_id="host:8000",
+        process_start_ns=77,
+        fields=(),
+        phases=(),
+        read_workload=read_workload,
+        epoch_offset_ns=lambda: OFFSET,
+        pointer_counters=(1,),
+    )
+    attached_by_pointer = event(STATE, 1, code=STATE_ATTACHED, at_ns=5 * MS)
+    attached_by_number = event(STATE, 0, code=STATE_ATTACHED, at_ns=90 * MS)
+
+    [pointer] = clock.feed(unpack(attached_by_pointer + begin(3, 10 * MS) + end(3, 30 * MS)))
+    [number] = clock.feed(unpack(attached_by_number + begin(9, 100 * MS) + end(9, 120 * MS)))
+
+    assert pointer.sequence == OFFSET // MS + 5 + 3
+    assert number.sequence == 9

@@ -1,0 +1,339 @@
+"""What a real engine cannot be made to show on demand: a scripted sampler on this very process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from collectors import watcher as watcher_module
+from collectors.clock import Scrape
+from collectors.config import CollectSettings
+from collectors.discovery import EngineProcess, Process, read_process
+from collectors.engines import load
+from collectors.publisher import MemoryPublisher
+from collectors.scrape import ScrapeError
+from collectors.stacks import AttachRefused, NotServing, Sampler, SamplerUnavailable
+from collectors.watcher import Watcher, epoch_offset_ns
+from schemas.records import Engine, Iteration
+from tests.collectors.packing import MS, begin, end, state
+
+GONE, DENIED, LOST = 2, 3, 4
+ID = "h:8000"
+
+
+class Script:
+    """A sampler that hands over what was written down, then nothing."""
+
+    def __init__(self, *packed: bytes, dies: bool = False) -> None:
+        self.packed = list(packed)
+        self.dies = dies
+        self.stopped = 0
+        self.rates: list[tuple[int, int]] = []
+        self.cpu_ns = 0
+
+    def poll(self, timeout_seconds: float) -> bytes:
+        if self.packed:
+            return self.packed.pop(0)
+        time.sleep(min(timeout_seconds, 0.005))
+        return b""
+
+    def set_rates(self, poll_hz: int, stack_hz: int) -> None:
+        self.rates.append((poll_hz, stack_hz))
+
+    def stats(self) -> dict[str, int]:
+        return {"thread_cpu_ns": self.cpu_ns}
+
+    def last_error(self) -> str | None:
+        return "the kernel says no: give it SYS_PTRACE"
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.packed) or not self.dies
+
+
+class Bench:
+    """A watcher whose attaches and scrapes follow a list; the last entry repeats."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.publisher = MemoryPublisher()
+        self.attaches: list[Script | Exception] = []
+        self.attached = 0
+        self.scrapes = 0
+        self.core = read_process(os.getpid())
+        assert self.core is not None
+        self.port: int | None = 8000
+        self._started: list[Watcher] = []
+        monkeypatch.setattr(watcher_module, "scrape", self._scrape)
+        monkeypatch.setattr(watcher_module, "RETRY_ATTACH_SECONDS", 0.1)
+
+    def _scrape(self, *_: object) -> Scrape:
+        self.scrapes += 1
+        return Scrape(at_ns=self.scrapes * 1000 * MS, iterations=10 * self.scrapes)
+
+    def _attach(self, *_: object, **__: object) -> Sampler:
+        found = self.attaches[min(self.attached, len(self.attaches) - 1)]
+        self.attached += 1
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def watcher(self, *attaches: Script | Exception, core: Process | None = None) -> Watcher:
+        self.attaches = list(attaches)
+        core = core or self.core
+        assert core is not None
+        watcher = Watcher(
+            EngineProcess(framework="vllm", name="8000", core=core, port=self.port, model="m"),
+            load("vllm"),
+            "h",
+            self.publisher,
+            CollectSettings(metrics_period_seconds=0.01, open_iteration_seconds=0.05),
+            "9.9",
+            attach_sampler=self._attach,
+        )
+        self._started.append(watcher)
+        return watcher
+
+    def start(self, *attaches: Script | Exception) -> Watcher:
+        watcher = self.watcher(*attaches)
+        watcher.start()
+        return watcher
+
+    def stop(self) -> None:
+        for watcher in self._started:
+            if watcher._thread.ident is not None:
+                watcher.stop()
+
+    @property
+    def iterations(self) -> list[Iteration]:
+        return [one for one in list(self.publisher.records) if isinstance(one, Iteration)]
+
+    @property
+    def engines(self) -> list[Engine]:
+        return [one for one in list(self.publisher.records) if isinstance(one, Engine)]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
+    caplog.set_level(logging.INFO)
+    bench = Bench(monkeypatch)
+    yield bench
+    bench.stop()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+def test_iterations_are_published_with_the_engines_id_and_start(bench: Bench) -> None:
+    watcher = bench.start(Script(begin(1, MS) + begin(2, 20 * MS, missed=4) + end(2, 30 * MS)))
+    wait_for(lambda: len(bench.iterations) == 2)
+    assert [one.sequence for one in bench.iterations] == [1, 2]
+    assert {one.engine_id for one in bench.iterations} == {ID}
+    assert watcher.iterations_seen == 2
+    assert watcher.iterations_missed == 4
+    running = bench.engines[-1]
+    assert (running.state, running.source, running.note) == ("running", "counter", None)
+    assert running.process_start_ns == bench.iterations[0].process_start_ns
+    assert (running.port, running.model, running.agent_version) == (8000, "m", "9.9")
+
+
+def test_an_iteration_that_never_ends_is_seen_all_the_same(bench: Bench) -> None:
+    bench.start(Script(begin(1, time.monotonic_ns())))
+    wait_for(lambda: len(bench.iterations) >= 2)
+    first, second = bench.iterations[:2]
+    assert first.end_ns is None
+    assert first.running_ns is not None
+    assert second.running_ns is not None
+    assert first.running_ns < second.running_ns
+
+
+def test_a_refused_attach_is_one_line_and_falls_to_the_metrics(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = bench.start(AttachRefused("give the agent SYS_PTRACE"))
+    wait_for(lambda: bench.attached >= 3 and len(bench.iterations) >= 3)
+    assert warnings(caplog) == [f"{ID}: watched by /metrics only: give the agent SYS_PTRACE"]
+    assert {one.source for one in bench.iterations} == {"metrics"}
+    assert bench.engines[-1].source == "metrics"
+    assert bench.engines[-1].note == "watched by /metrics only: give the agent SYS_PTRACE"
+    wait_for(lambda: watcher.iterations_seen >= 30)
+
+
+def test_an_engine_that_still_starts_is_no_warning(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.start(NotServing("no thread runs its loop"), Script())
+    wait_for(lambda: bench.engines[-1].source == "counter")
+    assert warnings(caplog) == []
+    assert f"{ID}: watched by /metrics only: no thread runs its loop" in caplog.text
+
+
+def test_permission_lost_on_the_way_falls_to_the_metrics_with_one_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(begin(1, MS) + end(1, 2 * MS) + state(DENIED))
+    bench.start(script)
+    wait_for(lambda: {"counter", "metrics"} == {one.source for one in bench.iterations})
+    bench.stop()
+    told = f"{ID}: watched by /metrics only: reading was refused: {script.last_error()}"
+    assert told in warnings(caplog)
+    assert set(warnings(caplog)) == {told}
+    assert script.stopped
+
+
+def test_a_refusal_is_not_tried_again_at_once(bench: Bench) -> None:
+    bench.start(Script(state(DENIED)))
+    wait_for(lambda: bench.scrapes)
+    assert bench.attached == 1
+
+
+def test_a_reader_that_dies_without_a_word_is_noticed(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.start(Script(dies=True))
+    wait_for(lambda: bench.scrapes)
+    assert "watched by /metrics only: reading stopped" in warnings(caplog)[0]
+
+
+def test_when_it_may_read_again_it_climbs_back_and_counts_nothing_twice(bench: Bench) -> None:
+    script = Script(begin(1, MS) + end(1, 2 * MS))
+    watcher = bench.start(AttachRefused("not yet"), AttachRefused("not yet"), script)
+    wait_for(lambda: bench.engines[-1].source == "counter")
+    assert bench.engines[-1].note is None
+    by_metrics = sum(one.iterations for one in bench.iterations if one.source == "metrics")
+    wait_for(lambda: watcher.iterations_seen == by_metrics + 1)
+
+
+def test_the_interval_that_the_counter_covered_is_not_a_mean_as_well(bench: Bench) -> None:
+    bench.start(AttachRefused("not yet"), Script(state(DENIED)), AttachRefused("no"))
+    wait_for(lambda: bench.attached >= 3 and bench.scrapes >= 8)
+    bench.stop()
+    # Each scrape counts ten more; a mean across the change would begin before it.
+    ends = [one.end_ns for one in bench.iterations]
+    assert len(ends) == len(set(ends))
+    assert sum(one.iterations for one in bench.iterations) == 10 * (bench.scrapes - 2)
+
+
+def test_without_a_port_it_does_not_claim_to_read_the_metrics(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.port = None
+    bench.start(SamplerUnavailable("build it"))
+    wait_for(lambda: bench.attached >= 2)
+    assert warnings(caplog) == [f"{ID}: not watched, its port is unknown: build it"]
+    assert bench.scrapes == 0
+
+
+def test_a_counter_that_moved_is_told_and_watching_goes_on(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.start(Script(state(LOST), begin(1, MS) + end(1, 2 * MS)))
+    wait_for(lambda: bench.iterations)
+    assert "its counter moved; looking for it again" in caplog.text
+    assert bench.attached == 1
+
+
+def test_stopping_is_not_the_engines_end(bench: Bench) -> None:
+    script = Script()
+    watcher = bench.start(script)
+    wait_for(lambda: bench.attached)
+    watcher.stop()
+    assert watcher.ended.is_set()
+    assert script.stopped
+    assert all(one.state == "running" for one in bench.engines)
+
+
+def test_an_engine_that_is_gone_is_said_to_be(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = Process(pid=5000999, parent_pid=1, start_ticks=1, arguments=("VLLM::EngineCore",))
+    watcher = bench.watcher(Script(), core=gone)
+    watcher.start()
+    wait_for(watcher.ended.is_set)
+    assert [one.state for one in bench.engines] == ["running", "gone"]
+    assert f"{ID}: the engine ended after 0 iterations." in caplog.text
+
+
+def test_a_failure_of_ours_is_told_once_and_is_not_the_engines_end(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = bench.start(RuntimeError("a bug"))
+    wait_for(lambda: bench.attached >= 3)
+    assert len(warnings(caplog)) == 1
+    assert not watcher.ended.is_set()
+    assert all(one.state == "running" for one in bench.engines)
+
+
+def test_events_that_are_cut_off_do_not_end_the_watch(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(begin(1, MS)[:-3], begin(5, MS) + end(5, 2 * MS))
+    bench.start(script)
+    wait_for(lambda: bench.iterations)
+    assert "cut off" in caplog.text
+
+
+def test_a_scrape_that_fails_is_no_error_of_the_watch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = threading.Event()
+
+    def fail(*_: object) -> Scrape:
+        failures.set()
+        raise ScrapeError("nobody there")
+
+    monkeypatch.setattr(watcher_module, "scrape", fail)
+    watcher = bench.start(AttachRefused("no"))
+    wait_for(failures.is_set)
+    watcher.count_engine_iterations()
+    watcher.report()
+    assert bench.engines[-1].engine_iterations is None
+
+
+def test_the_engines_own_count_is_in_the_inventory(bench: Bench) -> None:
+    watcher = bench.watcher(Script())
+    watcher.count_engine_iterations()
+    watcher.report(cpu_ratio=0.01)
+    assert bench.engines[-1].engine_iterations == 10
+    assert bench.engines[-1].agent_cpu_ratio == 0.01
+
+
+def test_reading_that_costs_too_much_is_slowed_down_and_told(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script()
+    watcher = bench.start(script)
+    wait_for(lambda: bench.engines[-1].source == "counter")
+    now_ns = 10**9
+    monkeypatch.setattr("collectors.watcher.time.monotonic_ns", lambda: now_ns)
+    watcher.govern()
+    assert script.rates == []
+    now_ns, script.cpu_ns = now_ns + 10**9, 10**8
+    watcher.govern()
+    assert script.rates == [(500, 25)]
+    assert "cost 10.0 % of a core" in warnings(caplog)[0]
+    assert "Raise [collect] cpu_budget_ratio" in warnings(caplog)[0]
+    now_ns += 10**9
+    watcher.govern()
+    assert script.rates[-1] == (1000, 50)
+    assert len(warnings(caplog)) == 1
+
+
+def test_the_two_clocks_are_compared_within_a_microsecond_or_so() -> None:
+    before_ns = time.time_ns() - time.monotonic_ns()
+    assert abs(epoch_offset_ns() - before_ns) < 50 * MS
