@@ -12,7 +12,7 @@ from schemas.records import Verdict, Workload
 
 STATE_VERSION = 1
 
-DETECTORS = ("cusum", "giant")
+DETECTORS = ("cusum", "giant", "creep")
 # Batches before anything is called slow.
 WARM_BATCHES = 200
 # Until so many batches were learnt, residuals are mostly the model's own.
@@ -103,7 +103,7 @@ class Judge:
                 detector.rest()
         familiar = prediction.bucket_visits >= BUCKET_FAMILIAR
         self._unfamiliar_run = 0 if familiar else self._unfamiliar_run + 1
-        score, fired_by = self._score(z, mixed=features.mixed, familiar=familiar)
+        score, fired_by = self._score(z, sigma, mixed=features.mixed, familiar=familiar)
         if not self._alarm or self._may_learn_in_alarm(familiar):
             self._learn(features, observed_ms, residual, familiar=familiar)
         return Judgement(
@@ -202,11 +202,12 @@ class Judge:
         )
         return math.hypot(sigma, doubt)
 
-    def _score(self, z: float, *, mixed: bool, familiar: bool) -> tuple[float, str]:
+    def _score(self, z: float, sigma: float, *, mixed: bool, familiar: bool) -> tuple[float, str]:
         if self.judged <= WARM_BATCHES:
             return 0.0, ""
         scores = {
-            name: detector.score_one(z, mixed=mixed) for name, detector in self._detectors.items()
+            name: detector.score_one(z, sigma=sigma, mixed=mixed)
+            for name, detector in self._detectors.items()
         }
         fired_by = max(scores, key=lambda name: scores[name])
         was, self._alarm = self._alarm, scores[fired_by] >= 1

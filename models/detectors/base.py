@@ -20,11 +20,13 @@ class Detector(ABC):
         cls.detectors[cls.__module__.rpartition(".")[2]] = cls
 
     @abstractmethod
-    def score_one(self, z: float, *, mixed: bool) -> float:
+    def score_one(self, z: float, *, sigma: float, mixed: bool) -> float:
         """Take the next residual in units of its scale and give the score.
 
         Args:
             z: (ln observed - ln expected) / sigma; positive is slower than expected.
+
+            sigma: That scale, in ln units: ``z * sigma`` is the residual itself.
 
             mixed: Whether the batch computed prefill, whose tail is heavier.
         """

@@ -21,7 +21,7 @@ class Cusum(Detector):
     back at zero (hysteresis).
 
     >>> cusum = Cusum()
-    >>> [round(cusum.score_one(6.0, mixed=False), 2) for _ in range(7)]
+    >>> [round(cusum.score_one(6.0, sigma=0.02, mixed=False), 2) for _ in range(7)]
     [0.17, 0.33, 0.5, 0.67, 0.83, 1.0, 1.17]
 
     References:
@@ -32,7 +32,7 @@ class Cusum(Detector):
         self._sum = 0.0
         self._alarm = False
 
-    def score_one(self, z: float, *, mixed: bool) -> float:
+    def score_one(self, z: float, *, sigma: float, mixed: bool) -> float:
         """Add the clipped residual less the slack."""
         most = MOST_PER_MIXED_BATCH if mixed else MOST_PER_BATCH
         step = max(-most, min(most, z)) - SLACK

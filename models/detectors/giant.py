@@ -16,14 +16,14 @@ class Giant(Detector):
     """Alarm on the second giant residual in a row.
 
     >>> giant = Giant()
-    >>> [giant.score_one(z, mixed=False) >= 1 for z in (1.0, 80.0, 80.0, 1.0)]
+    >>> [giant.score_one(z, sigma=0.02, mixed=False) >= 1 for z in (1.0, 80.0, 80.0, 1.0)]
     [False, False, True, False]
     """
 
     def __init__(self) -> None:
         self._run = 0
 
-    def score_one(self, z: float, *, mixed: bool) -> float:
+    def score_one(self, z: float, *, sigma: float, mixed: bool) -> float:
         """Count giants in a row."""
         limit = LIMIT_SIGMA_MIXED if mixed else LIMIT_SIGMA
         self._run = min(self._run + 1, IN_A_ROW) if z > limit else 0

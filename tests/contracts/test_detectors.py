@@ -12,6 +12,7 @@ import pytest
 from models.detectors import Detector, available, load
 
 detectors = pytest.mark.parametrize("name", available())
+SIGMA = 0.05
 HOSTILE = [0.0, -0.0, 1e308, -1e308, 5e-324, 41.0, 1e9, -40.0]
 
 
@@ -24,7 +25,7 @@ def residuals(seed: int, count: int) -> Iterator[tuple[float, bool]]:
 
 
 def scores(detector: Detector, stream: list[tuple[float, bool]]) -> list[float]:
-    return [detector.score_one(z, mixed=mixed) for z, mixed in stream]
+    return [detector.score_one(z, sigma=SIGMA, mixed=mixed) for z, mixed in stream]
 
 
 def alarmed(name: str) -> Detector:
@@ -73,7 +74,7 @@ def test_a_detector_goes_on_exactly_from_its_state_wherever_it_stopped(name: str
         second = load(name)
         second.restore(json.loads(json.dumps(first.to_state())))
         assert scores(second, stream[taken:]) == expected[taken:]
-        first.score_one(z, mixed=mixed)
+        first.score_one(z, sigma=SIGMA, mixed=mixed)
 
 
 @detectors
@@ -85,7 +86,7 @@ def test_giving_the_state_changes_nothing_and_the_state_is_a_copy(name: str) -> 
     for z, mixed in stream:
         before = detector.to_state()
         text = json.dumps(before)
-        found.append(detector.score_one(z, mixed=mixed))
+        found.append(detector.score_one(z, sigma=SIGMA, mixed=mixed))
         assert json.dumps(before) == text
     assert found == expected
 
