@@ -7,6 +7,7 @@ the newest are kept and the oldest dropped, and the count is reported.
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from typing import Any, BinaryIO, Protocol
 
@@ -101,10 +102,14 @@ class KafkaPublisher:
             # One record is one batch of the engine: waiting to fill a message set would cost
             # more latency than the detection itself.
             "linger.ms": 0,
-            "acks": "1",
+            # A retry must not overtake what was sent after it: a batch out of order is a batch
+            # that the workers take for a repeated one.
+            "enable.idempotence": True,
+            "acks": "all",
             "compression.type": "none",
             "queue.buffering.max.messages": IN_FLIGHT,
-            "message.timeout.ms": 120_000,
+            # Never: an outage may take longer than any limit, and the queue decides what goes.
+            "message.timeout.ms": 0,
             # The Java and Faust clients' partitioner, so that joined topics agree.
             "partitioner": "murmur2_random",
             "socket.nagle.disable": True,
@@ -135,9 +140,14 @@ class KafkaPublisher:
 
     def close(self, timeout_seconds: float = 5.0) -> int:
         """Send what waits, for so long; give the number of records that did not get out."""
+        deadline = time.monotonic() + timeout_seconds
         self._stop.set()
         self._thread.join(timeout_seconds)
-        left = int(self._producer.flush(timeout_seconds)) + len(self._queue)
+        # One round does not empty the queue where it holds more than may be in flight.
+        while len(self._queue) and time.monotonic() < deadline:
+            self._producer.poll(0.05)
+            self._drain()
+        left = int(self._producer.flush(max(deadline - time.monotonic(), 0.0))) + len(self._queue)
         if left:
             log.warning(
                 "%d records were not sent: Kafka at %s did not take them.", left, self._servers
@@ -187,13 +197,19 @@ class KafkaPublisher:
             )
         except BufferError:
             return False
+        except self._kafka_error as err:
+            # A topic known to be missing, or no right to write to it.
+            self._tell_refused(topic_of(record).name, err.args[0])
         return True
 
     def _on_failed_delivery(self, error: Any, message: Any) -> None:
         if error is None:
             return
+        self._tell_refused(message.topic(), error)
+
+    def _tell_refused(self, topic: str, error: Any) -> None:
         self.failed += 1
-        refused = (message.topic(), error.code())
+        refused = (topic, error.code())
         # During an outage the line about it says enough.
         if self._reachable and refused not in self._refused:
             self._refused.add(refused)

@@ -1,5 +1,6 @@
 """Watch one engine on the best rung it allows, from its discovery to its end."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -194,9 +195,9 @@ class Watcher:
             self._engine_iterations = found.iterations
 
     def _run(self) -> None:
-        self.report()
         failure = ""
         try:
+            self.report()
             while not self._stop.is_set() and is_running(self.engine.core):
                 try:
                     self._watch()
@@ -214,7 +215,8 @@ class Watcher:
                     self.engine_id,
                     self.iterations_seen,
                 )
-                self.report("gone")
+                with contextlib.suppress(Exception):
+                    self.report("gone")
             self.ended.set()
 
     def _watch(self) -> None:
@@ -316,6 +318,9 @@ class Watcher:
                 return True
             if event.code == STATE_LOST:
                 log.info("%s: its counter moved; looking for it again.", self.engine_id)
+                if self._clock is not None:
+                    # Its end will not be seen, and it is no batch that never ends.
+                    self._clock.lost()
         return False
 
     def _wait_for_the_end(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from latencyprism import __version__
 from latencyprism.errors import CommandError
+from latencyprism.lifeline import follow_supervisor
 from schemas.settings import SettingsError
 
 DESCRIPTION = """\
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that was asked for; a user's mistake is one line, never a traceback."""
+    follow_supervisor()
     arguments = build_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)

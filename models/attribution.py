@@ -132,6 +132,16 @@ CAUSES: tuple[Cause, ...] = (
         next_step="check power caps, thermal throttling and the cpufreq governor of the host",
     ),
     Cause(
+        name="run_queue_delay",
+        pressure=_rise("engine_run_queue_wait_ratio", 1.0),
+        gate=0.25,
+        sentence="the engine's threads wait for a CPU: {before} s each second before, {during} now",
+        shows="engine_run_queue_wait_ratio",
+        scale=(1, ""),
+        next_step="look at the engine's CPU limit (cgroup cpu.max, cpu.stat) and at what else "
+        "runs on the CPUs it is pinned to",
+    ),
+    Cause(
         name="memory_pressure",
         pressure=_rise("memory_pressure_ratio", 1.0),
         gate=0.05,
@@ -211,7 +221,8 @@ def attribute(
         key=lambda cause: -pressures[cause.name],
     )
     if len(gated) > 1:
-        gated = [cause for cause in gated if not _explained_away(cause, gated[0], pressures)]
+        names = {cause.name for cause in gated}
+        gated = [cause for cause in gated if not _explained_away(cause, names, pressures)]
     if gated:
         first = gated[0]
         strongest = pressures[first.name]
@@ -229,12 +240,14 @@ def attribute(
     )
 
 
-def _explained_away(cause: Cause, first: Cause, pressures: dict[str, float]) -> bool:
-    return (
-        cause.name == "host_cpu_frequency"
-        and first.name == "host_cpu_contention"
-        and pressures[cause.name] < CONSEQUENT_FREQUENCY_LOSS
-    )
+def _explained_away(cause: Cause, gated: set[str], pressures: dict[str, float]) -> bool:
+    """Tell a consequence from a cause: busier cores clock lower, and make threads wait."""
+    if cause.name == "host_cpu_frequency":
+        lost = pressures[cause.name]
+        return lost < CONSEQUENT_FREQUENCY_LOSS and lost < pressures.get("host_cpu_contention", 0.0)
+    if cause.name == "run_queue_delay":
+        return bool(gated & {"host_cpu_contention", "host_cpu_steal"})
+    return False
 
 
 def _by_phase(

@@ -56,7 +56,11 @@ def features_of(workload: Workload) -> Features | None:
     scheduled = workload.scheduled_tokens
     if scheduled is None or scheduled <= 0:
         return None
-    prefill = workload.prefill_tokens or 0
+    prefill = workload.prefill_tokens
+    if prefill is None:
+        # A request that decodes computes one token, so what is beyond that is prefill.
+        requests = workload.requests
+        prefill = max(scheduled - requests, 0) if requests is not None else 0
     decode = workload.decode_requests
     if decode is None:
         decode = workload.requests if workload.requests is not None else scheduled - prefill

@@ -27,10 +27,14 @@ DOUBT_BUCKET = 0.06
 DOUBT_CELL = 0.02
 BUCKET_KNOWN = 10
 BUCKET_FAMILIAR = 30
+# Batches of a restarted engine that say nothing of it: compilation, graph capture, cold caches.
+SETTLING_BATCHES = 50
 # How far a single batch may pull the memory, in ln units.
 PULL = 0.10
 PULL_MIXED = 1.0
 PULL_NEW = 0.30
+# From this score on a residual says nothing of the usual scale.
+SUSPICION = 0.3
 # An alarm that began on known ground keeps unknown ground from being learnt for so many batches.
 HOLD_BATCHES = 500
 # Half width of the interval in sigmas: 2.5 is where a batch starts to count against the engine.
@@ -71,6 +75,7 @@ class Judge:
         self._alarm_familiar = False
         self._unfamiliar_run = 0
         self._last_end_ns = 0
+        self._settling = 0
         self.judged = 0
 
     def judge(self, workload: Workload, observed_ms: float, end_ns: int) -> Judgement:
@@ -90,6 +95,12 @@ class Judge:
             return Judgement(verdict="unknown", reason="no duration")
         idle_ns = end_ns - self._last_end_ns - int(observed_ms * 1e6)
         self._last_end_ns = max(self._last_end_ns, end_ns)
+        if self._settling > 0:
+            self._settling -= 1
+            return Judgement(
+                verdict="unknown",
+                reason=f"settling after a restart: {self._settling} batches to go",
+            )
         self.judged += 1
         prediction = self._baseline.predict(features)
         if prediction is None:
@@ -105,7 +116,11 @@ class Judge:
         self._unfamiliar_run = 0 if familiar else self._unfamiliar_run + 1
         score, fired_by = self._score(z, sigma, mixed=features.mixed, familiar=familiar)
         if not self._alarm or self._may_learn_in_alarm(familiar):
-            self._learn(features, observed_ms, residual, familiar=familiar)
+            self._learn(features, observed_ms, familiar=familiar)
+            # The few batches that lead up to each of many short faults would widen the scale
+            # until no fault stands out.
+            if score < SUSPICION:
+                self._scales[features.mixed].learn(residual)
         return Judgement(
             verdict=self._verdict(familiar),
             reason=self._reason(prediction, observed_ms, fired_by, familiar),
@@ -117,6 +132,14 @@ class Judge:
             score=score,
             terms_ms=prediction.terms_ms,
         )
+
+    def settle(self) -> None:
+        """The engine's process is a new one: its first batches are neither judged nor learnt.
+
+        A judge that is still learning goes on as it was.
+        """
+        if self.judged > WARM_BATCHES:
+            self._settling = SETTLING_BATCHES
 
     def judge_open(self, workload: Workload, elapsed_ms: float) -> Judgement | None:
         """Judge a batch that is still running: a stall if it should long be over, else None.
@@ -158,6 +181,7 @@ class Judge:
             "alarm_familiar": self._alarm_familiar,
             "unfamiliar_run": self._unfamiliar_run,
             "last_end_ns": self._last_end_ns,
+            "settling": self._settling,
             "baseline": self._baseline.to_state(),
             "scales": [self._scales[False].to_state(), self._scales[True].to_state()],
             "detectors": {name: found.to_state() for name, found in self._detectors.items()},
@@ -181,6 +205,7 @@ class Judge:
         judge._alarm_familiar = state["alarm_familiar"]
         judge._unfamiliar_run = state["unfamiliar_run"]
         judge._last_end_ns = state["last_end_ns"]
+        judge._settling = state["settling"]
         judge._baseline = Baseline.from_state(state["baseline"])
         judge._scales = {
             mixed: RobustScale.from_state(state["scales"][mixed]) for mixed in (False, True)
@@ -220,16 +245,13 @@ class Judge:
         # likely to colour this one too.
         return not familiar and (not self._alarm_familiar or self._unfamiliar_run > HOLD_BATCHES)
 
-    def _learn(
-        self, features: Features, observed_ms: float, residual: float, *, familiar: bool
-    ) -> None:
+    def _learn(self, features: Features, observed_ms: float, *, familiar: bool) -> None:
         pull = None
         if self.judged > WARM_BATCHES and familiar:
             pull = PULL_MIXED if features.mixed else PULL
         elif self.judged > EARLY_BATCHES and not features.mixed:
             pull = PULL_NEW
         self._baseline.learn(features, observed_ms, pull)
-        self._scales[features.mixed].learn(residual)
 
     def _verdict(self, familiar: bool) -> Verdict:
         if self.judged <= WARM_BATCHES:

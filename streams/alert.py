@@ -40,6 +40,7 @@ class _Incident:
     told_ns: int = 0
     calm: int = 0
     calm_since_ns: int = 0
+    stalled: bool = False
     slow_batches: int = 0
     sum_observed_ns: int = 0
     sum_expected_ns: int = 0
@@ -88,6 +89,9 @@ class Incidents:
         """Take in a judged batch; give what there is to tell."""
         incident = self._open
         slow = batch.verdict == "slow"
+        if incident is not None:
+            # A batch was finished, so the engine moves again.
+            incident.stalled = False
         if incident is None:
             if not slow and (batch.score or 0.0) < SUSPICION:
                 return []
@@ -126,6 +130,7 @@ class Incidents:
         state: AlertState = "updated" if incident.state == "firing" else "firing"
         self._count(incident, batch)
         incident.state, incident.cause, incident.confidence = "firing", STALL, 0.9
+        incident.stalled = True
         incident.calm = 0
         return [self._alert(incident, state, None)]
 
@@ -134,7 +139,7 @@ class Incidents:
         incident = self._open
         if incident is None or incident.last_slow is None:
             return []
-        if now_ns - int(incident.last_slow["end_ns"]) > SILENT_NS and incident.cause != STALL:
+        if now_ns - int(incident.last_slow["end_ns"]) > SILENT_NS and not incident.stalled:
             return self._resolve(now_ns)
         return self._update(incident, now_ns) if incident.state == "firing" else []
 

@@ -4,6 +4,7 @@ There is no topic between these steps: that is what keeps an alert within millis
 batch that gave it away. The class is pure; `streams.app` feeds it from Kafka.
 """
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +19,12 @@ from streams.alert import Incidents
 from streams.explain import EvidenceKeeper
 from streams.timeline import REMEMBERED, Timeline
 
+log = logging.getLogger("latencyprism.analyze")
+
 STATE_VERSION = 1
+# The start of a process is told by the system's clock, which may be stepped or slewed between two
+# agents that look at the same process.
+SAME_PROCESS_NS = 5_000_000_000
 
 Result = Batch | Alert
 Kind = Literal["single", "interval"]
@@ -51,14 +57,17 @@ class Analysis:
 
     def add_iteration(self, iteration: Iteration) -> list[Result]:
         """Take in what one rank reports; give finished batches and alerts, in this order."""
-        if iteration.process_start_ns < self._process_start_ns:
-            return []
         results: list[Result] = []
-        if iteration.process_start_ns > self._process_start_ns:
+        if not self._is_same_process(iteration.process_start_ns):
+            if iteration.begin_ns < self._last_end_ns:
+                # A late message of a process that was already followed by another.
+                return []
             if self._process_start_ns:
                 results += self._incidents.restarted(iteration.begin_ns)
-            self._process_start_ns = iteration.process_start_ns
+                for judge in self._judges.values():
+                    judge.settle()
             self._count_anew()
+        self._process_start_ns = iteration.process_start_ns
         if iteration.sequence <= self._last_sequence and not self._timeline.awaits(iteration):
             if iteration.begin_ns < self._last_end_ns:
                 # Kafka delivers at least once: after a restart some messages come again.
@@ -82,8 +91,12 @@ class Analysis:
 
     def add_engine(self, engine: Engine) -> list[Alert]:
         """Take in the inventory; an engine that is gone has no open incident."""
-        self._know(engine)
-        if engine.state == "gone" and engine.process_start_ns >= self._process_start_ns:
+        if self._know(engine):
+            return self._incidents.close(engine.at_ns)
+        if engine.state == "gone" and (
+            engine.process_start_ns > self._process_start_ns
+            or self._is_same_process(engine.process_start_ns)
+        ):
             return self._incidents.close(engine.at_ns)
         return []
 
@@ -135,9 +148,28 @@ class Analysis:
         analysis._incidents.restore(state["incidents"])
         return analysis
 
-    def _know(self, engine: Engine) -> None:
+    def tick(self, now_ns: int) -> list[Alert]:
+        """Let time pass for an engine of which nothing is heard any more."""
+        return self._incidents.tick(now_ns)
+
+    def _is_same_process(self, process_start_ns: int) -> bool:
+        return abs(process_start_ns - self._process_start_ns) <= SAME_PROCESS_NS
+
+    def _know(self, engine: Engine) -> bool:
+        """Take in the inventory; tell whether it is of another model than was learnt."""
+        known = self._engine
+        changed = known is not None and _kind(known) != _kind(engine)
+        if known is not None and changed:
+            log.info(
+                "%s now runs %s instead of %s: its baseline is learnt anew.",
+                self.engine_id,
+                " ".join(filter(None, _kind(engine))),
+                " ".join(filter(None, _kind(known))),
+            )
+            self._judges.clear()
         self._engine = self._incidents.engine = engine
         self._timeline.ranks = max(engine.ranks, 1)
+        return changed
 
     def _count_anew(self) -> None:
         self._last_sequence = -1
@@ -203,6 +235,11 @@ def _as_judged(batch: Batch, judged: Batch) -> Batch:
         terms_ns=judged.terms_ns,
         incident_id=judged.incident_id,
     )
+
+
+def _kind(engine: Engine) -> tuple[str | None, ...]:
+    """What decides the cost of a batch, as far as it is known."""
+    return engine.framework, engine.version, engine.model
 
 
 def _judged(batch: Batch, judgement: Judgement) -> Batch:

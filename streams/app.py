@@ -43,6 +43,40 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
 
+class _Consumer(driver.Consumer):
+    """Faust's consumer, with two holes closed through which a restart or rebalance lost messages.
+
+    Faust gives the consumer's thread the set of partitions to fetch and changes it meanwhile; once
+    the tables are restored it is empty for a moment, which to aiokafka means all partitions, and
+    what comes then is thrown away. And it resumes our topics before it moves to the committed
+    offsets, so that a fetch in between may go on from somewhere else.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._held: set[Any] = set()
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        return await super()._getmany(set(active_partitions), timeout)
+
+    def pause_partitions(self, tps: Any) -> None:
+        """Stop reading from partitions."""
+        self._held.difference_update(tps)
+        super().pause_partitions(tps)
+
+    def resume_partitions(self, tps: Any) -> None:
+        """Read changelogs at once, our topics after the next `perform_seek`."""
+        changelogs = {tp for tp in tps if self._is_changelog_tp(tp)}
+        self._held.update(tp for tp in tps if tp not in changelogs)
+        super().resume_partitions(changelogs)
+
+    async def perform_seek(self) -> None:
+        """Move to the committed offsets, then read our topics."""
+        await super().perform_seek()
+        held, self._held = self._held, set()
+        super().resume_partitions(held)
+
+
 def _transport(app: Any, fetch_wait_ms: int) -> Any:
     thread = type(
         "ConsumerThread",
@@ -50,7 +84,7 @@ def _transport(app: Any, fetch_wait_ms: int) -> Any:
         {"fetch_wait_ms": fetch_wait_ms, "__module__": __name__},
     )
 
-    class Consumer(driver.Consumer):
+    class Consumer(_Consumer):
         def _new_consumer_thread(self) -> Any:
             return thread(self, loop=self.loop, beacon=self.beacon)
 
@@ -215,12 +249,17 @@ def _credentials(kafka: KafkaSettings) -> Any:
     )
 
 
-def run_worker(worker: Worker, on_ready: Callable[[], None] | None = None) -> None:
+class _Runner(faust.Worker):
+    """Faust's worker without its title, which tells of a web server that is not there."""
+
+    def _setproctitle(self, info: str, *, ident: str = "") -> None:
+        pass
+
+
+def run_worker(worker: Worker) -> None:
     """Run until SIGTERM or SIGINT; logging is the caller's."""
-    if on_ready is not None:
-        worker.app.on_worker_init.connect(lambda *_a, **_k: on_ready())
     quieten()
-    runner = faust.Worker(
+    runner = _Runner(
         worker.app, override_logging=False, quiet=True, redirect_stdouts=False, loglevel="ERROR"
     )
     runner.spinner = None

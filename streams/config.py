@@ -1,5 +1,6 @@
 """What the stream workers are told: section ``[stream]`` of the configuration file."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,6 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def folder(self, role: str) -> Path:
         """Give the folder of one worker role."""
-        base = (
-            Path(self.data_dir) if self.data_dir else Path(tempfile.gettempdir()) / "latencyprism"
-        )
-        return base / role
+        # One for each user: whoever came first would own a common one.
+        base = self.data_dir or f"{tempfile.gettempdir()}/latencyprism-{os.getuid()}"
+        return Path(base) / role

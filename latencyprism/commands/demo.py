@@ -7,6 +7,8 @@ At the end it prints what was seen and exits with 0 if it all held.
 """
 
 import argparse
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
     from collectors.stacks import HOW_TO_GET_IT, WHAT_IS_LOST, native_version
     from latencyprism.demo import stage, story
 
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # So that everything on stage is stopped in order, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, stop)
     console = Console()
     if native_version() is None:
         console.print(
@@ -190,6 +197,7 @@ def _serve(console: "Console", on_stage: "Stage") -> None:
 
 
 def _findings(on_stage: "Stage", scenes: "list[Scene]") -> "Findings":
+    from collectors.stacks import native_version
     from latencyprism.demo import report
     from simulator.replica.truth import read_truth
     from streams.sinks.clickhouse import TABLES, ClickHouseSettings, connect
@@ -200,7 +208,12 @@ def _findings(on_stage: "Stage", scenes: "list[Scene]") -> "Findings":
         findings.rows[table] = client.query(f"SELECT count() FROM {table} FINAL").result_rows[0][0]
     batches = report.batches_of(client)
     client.close()
-    report.check_counts(findings, batches, read_truth(on_stage.truth))
+    report.check_counts(
+        findings,
+        batches,
+        read_truth(on_stage.truth),
+        can_read_counters=native_version() is not None and sys.version_info[:2] == (3, 11),
+    )
     report.check_prediction(findings, batches, scenes)
     report.check_alerts(findings, on_stage.receiver.deliveries, scenes, on_stage.machine)
     engine = on_stage.monitor.engine if on_stage.monitor is not None else None
@@ -208,6 +221,14 @@ def _findings(on_stage: "Stage", scenes: "list[Scene]") -> "Findings":
         findings.facts.append(
             ("agent CPU per watched engine", f"{engine.agent_cpu_ratio:.1%} of one core")
         )
+    filled = ("batches", "processes", "hosts", "engines", "alerts")
+    findings.checks.append(
+        report.Check(
+            "rows in every table",
+            all(findings.rows[table] > 0 for table in filled),
+            ", ".join(f"{table} {findings.rows[table]}" for table in filled),
+        )
+    )
     findings.checks.append(
         report.Check(
             "nothing in the dead letters",

@@ -6,7 +6,6 @@ restarts what stops. Start more 'analyze' workers to share more engines.
 """
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from latencyprism.errors import CommandError, need
+from latencyprism.lifeline import SUPERVISOR
 from latencyprism.logs import add_log_level, start_logging
 from schemas.settings import KafkaSettings, read_settings, section
 
@@ -27,9 +27,6 @@ ROLES = ("analyze", "store", "notify")
 # A worker that dies young is restarted with growing pauses up to this one.
 LONGEST_PAUSE_SECONDS = 30.0
 STOP_SECONDS = 10.0
-# Set for a worker by the process that supervises it; not for users.
-SUPERVISOR = "SUPERVISED_BY_PID"
-PR_SET_PDEATHSIG = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,16 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run one role in this process, or all of them in three."""
     start_logging(arguments.log_level)
-    if os.environ.get(SUPERVISOR) == str(os.getppid()):
-        end_with_parent()
     if arguments.role == "all":
         return supervise(worker_commands(arguments.config, arguments.log_level))
     return run_role(arguments.role, arguments.config)
-
-
-def end_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the process that started us ends, however it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run_role(role: str, config: Path | None) -> int:

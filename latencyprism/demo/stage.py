@@ -16,11 +16,12 @@ from typing import Any, Self
 from latencyprism.demo.machine import Machine
 from latencyprism.demo.receiver import Receiver
 from latencyprism.errors import CommandError
+from latencyprism.lifeline import SUPERVISOR
 from schemas.codec import DecodeError, decode
 from schemas.records import Batch, Engine
 from schemas.topics import BATCHES, ENGINES, TOPICS
 from simulator.replica.process import ReplicaProcess, ReplicaStartError
-from streams.embedded import EmbeddedBroker
+from streams.embedded import PARTITIONS, EmbeddedBroker
 
 CONFIGURATION = """\
 # Written by 'latencyprism demo'.
@@ -93,7 +94,7 @@ class Monitor:
             [
                 TopicPartition(topic.name, partition, OFFSET_BEGINNING)
                 for topic in (BATCHES, ENGINES)
-                for partition in range(4)
+                for partition in range(PARTITIONS)
             ]
         )
         while not self._stop.is_set():
@@ -166,7 +167,7 @@ class Stage:
 
     def _start(self) -> None:
         if self.folder.exists():
-            if not (self.folder / "latencyprism.toml").exists() and any(self.folder.iterdir()):
+            if any(self.folder.iterdir()) and not self._is_ours():
                 raise CommandError(
                     f"{self.folder} is not empty and not of an earlier demo: choose another --data"
                 )
@@ -200,6 +201,13 @@ class Stage:
         self.monitor.start()
         self._closing.callback(self.monitor.stop)
 
+    def _is_ours(self) -> bool:
+        """Tell a folder of an earlier demo from one that somebody needs."""
+        try:
+            return self.config.read_text().startswith(CONFIGURATION.partition("\n")[0])
+        except OSError:
+            return False
+
     def _launch(self, name: str, *command: str) -> None:
         log = (self.folder / f"{name}.log").open("wb")
         self._processes[name] = subprocess.Popen(
@@ -209,7 +217,11 @@ class Stage:
             cwd=self.folder,
             # A Ctrl-C at the terminal is ours to pass on, in the right order.
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                SUPERVISOR: str(os.getpid()),
+            },
         )
         log.close()
         self._closing.callback(self._stop, name)

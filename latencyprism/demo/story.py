@@ -125,7 +125,7 @@ def phase_of(load: str, seconds: float) -> Phase:
 def disturbed(scene: Scene, base_url: str) -> Iterator[None]:
     """Disturb the machine, or the replica's clock, for the length of the block."""
     if scene.disturbance == "cpu_hogs":
-        count = HOGS_PER_CPU * (os.cpu_count() or 1)
+        count = HOGS_PER_CPU * len(os.sched_getaffinity(0))
         with cpu_hogs(count, scene.seconds + 5):
             yield
     elif scene.disturbance == "clock":

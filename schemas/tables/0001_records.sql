@@ -1,5 +1,6 @@
 -- One table per record. ReplacingMergeTree: a row that is written twice, after a retry or a
--- replay, is one row again after a merge, and at once in the views below, which read FINAL.
+-- replay, is one row again after a merge, and at once in the views below, which read FINAL. Rows
+-- leave by themselves after the time that stands at the end of each table.
 
 CREATE TABLE IF NOT EXISTS batches
 (
@@ -38,7 +39,8 @@ CREATE TABLE IF NOT EXISTS batches
 )
 ENGINE = ReplacingMergeTree(revision)
 PARTITION BY toDate(fromUnixTimestamp64Nano(begin_ns, 'UTC'))
-ORDER BY (engine_id, process_start_ns, sequence);
+ORDER BY (engine_id, process_start_ns, sequence)
+TTL toDateTime(fromUnixTimestamp64Nano(begin_ns, 'UTC')) + INTERVAL 30 DAY;
 
 CREATE TABLE IF NOT EXISTS processes
 (
@@ -59,7 +61,8 @@ CREATE TABLE IF NOT EXISTS processes
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toDate(fromUnixTimestamp64Nano(end_ns, 'UTC'))
-ORDER BY (engine_id, pid, end_ns);
+ORDER BY (engine_id, pid, end_ns)
+TTL toDateTime(fromUnixTimestamp64Nano(end_ns, 'UTC')) + INTERVAL 14 DAY;
 
 CREATE TABLE IF NOT EXISTS hosts
 (
@@ -89,7 +92,8 @@ CREATE TABLE IF NOT EXISTS hosts
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toDate(fromUnixTimestamp64Nano(end_ns, 'UTC'))
-ORDER BY (engine_id, end_ns);
+ORDER BY (engine_id, end_ns)
+TTL toDateTime(fromUnixTimestamp64Nano(end_ns, 'UTC')) + INTERVAL 14 DAY;
 
 CREATE TABLE IF NOT EXISTS engines
 (
@@ -115,7 +119,8 @@ CREATE TABLE IF NOT EXISTS engines
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Nano(at_ns, 'UTC'))
-ORDER BY (engine_id, at_ns);
+ORDER BY (engine_id, at_ns)
+TTL toDateTime(fromUnixTimestamp64Nano(at_ns, 'UTC')) + INTERVAL 90 DAY;
 
 CREATE TABLE IF NOT EXISTS alerts
 (
@@ -141,7 +146,8 @@ CREATE TABLE IF NOT EXISTS alerts
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Nano(at_ns, 'UTC'))
-ORDER BY (incident_id, revision);
+ORDER BY (incident_id, revision)
+TTL toDateTime(fromUnixTimestamp64Nano(at_ns, 'UTC')) + INTERVAL 365 DAY;
 
 CREATE TABLE IF NOT EXISTS deadletters
 (
@@ -156,4 +162,5 @@ CREATE TABLE IF NOT EXISTS deadletters
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Nano(at_ns, 'UTC'))
-ORDER BY (topic, partition, offset, place);
+ORDER BY (topic, partition, offset, place)
+TTL toDateTime(fromUnixTimestamp64Nano(at_ns, 'UTC')) + INTERVAL 30 DAY;

@@ -21,6 +21,9 @@ from schemas.records import Alert, Record
 from streams.sinks.base import Rejected, Sink, SinkUnavailable
 
 ALERT_NAME = "LLMBatchLatencyAnomaly"
+# Answers of a receiver or of a proxy in front of it that somebody is about to mend: a token that
+# is being rolled out, a route that is being made. They are tried again until the limit.
+PASSING = frozenset({401, 403, 404, 408, 425, 429})
 NOT_ENDED = "0001-01-01T00:00:00Z"
 
 
@@ -225,7 +228,7 @@ class Webhook(Sink):
         if 200 <= answer.status < 300:
             return None
         reason = f"{self._shown} answered {answer.status} {answer.reason}"
-        if answer.status == 429 or answer.status >= 500:
+        if answer.status in PASSING or answer.status >= 500:
             raise SinkUnavailable(reason, retry_after(answer.headers.get("Retry-After")))
         if 300 <= answer.status < 400:
             return f"{reason}: redirects are not followed, set [notify] url to the final address"

@@ -1,6 +1,7 @@
 """Role ``analyze``: iterations and counters in, judged batches and alerts out."""
 
 import logging
+import time
 from typing import Any
 
 import orjson
@@ -13,6 +14,9 @@ from streams.app import Worker, build_worker
 from streams.config import StreamSettings
 
 log = logging.getLogger("latencyprism.analyze")
+
+# After so long without a word from an engine its open incident is looked at by the clock.
+SILENCE_SECONDS = 30.0
 
 TOPICS = {topic.name: topic for topic in (ITERATIONS, HOSTS, ENGINES, BATCHES, ALERTS)}
 
@@ -29,8 +33,12 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
         partitions=kafka.partitions,
     )
     analyses: dict[str, Analysis] = {}
+    heard_seconds: dict[str, float] = {}
+    # Their incidents ended by silence, which the table does not know yet.
+    unsaved: set[str] = set()
 
     def analysis_of(engine_id: str) -> Analysis:
+        heard_seconds[engine_id] = time.monotonic()
         analysis = analyses.get(engine_id)
         if analysis is None:
             analysis = analyses[engine_id] = _restore(engine_id, table.get(engine_id.encode()))
@@ -46,8 +54,23 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
             alerted = alerted or isinstance(result, Alert)
         # An incident that opened or closed must survive this worker; a baseline may lose a few
         # batches.
-        if alerted or (results and analysis.batches % stream.checkpoint_batches == 0):
+        if (
+            alerted
+            or analysis.engine_id in unsaved
+            or (results and analysis.batches % stream.checkpoint_batches == 0)
+        ):
             checkpoint(analysis)
+            unsaved.discard(analysis.engine_id)
+
+    @app.timer(SILENCE_SECONDS / 6, name="silence")
+    async def end_silent_incidents() -> None:
+        # With its agent gone nothing arrives that could end an engine's incident. Only then does
+        # this clock count: while a backlog is read, the time is that of the messages.
+        for engine_id, analysis in list(analyses.items()):
+            if time.monotonic() - heard_seconds[engine_id] > SILENCE_SECONDS:
+                for alert in analysis.tick(time.time_ns()):
+                    unsaved.add(engine_id)
+                    await worker.send(alert)
 
     @app.on_partitions_revoked.connect
     async def forget(*_: Any, **__: Any) -> None:

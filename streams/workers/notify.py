@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from typing import Any
 
 from schemas.records import Alert
@@ -40,7 +41,8 @@ def build(
         backoff = Backoff(
             settings.retry_first_seconds,
             settings.retry_most_seconds,
-            give_up_seconds=settings.give_up_seconds,
+            # From when it was made, so that many alerts behind a dead receiver do not wait in turn.
+            give_up_seconds=settings.give_up_seconds - (time.time_ns() - alert.at_ns) / 1e9,
         )
         try:
             rejected = await write_until_done(target, [alert], backoff)

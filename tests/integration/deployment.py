@@ -1,4 +1,4 @@
-"""LatencyPrism as it is deployed: worker processes on a real Kafka, with a database of their own."""
+"""LatencyPrism as it is deployed: worker processes on a real Kafka, with their own database."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.cimpl import Message
 
 from collectors.publisher import KafkaPublisher
 from schemas.records import Record
 from schemas.settings import KafkaSettings
-from schemas.topics import TOPICS
+from schemas.topics import TOPICS, time_ms_of
 from streams.broker import wait_for_topics
 from tests.integration.kafka_server import KafkaServer
 from tests.streams.feed import Feed
@@ -34,7 +34,7 @@ CONFIG = """\
 bootstrap_servers = "{bootstrap}"
 [stream]
 application = "{application}"
-checkpoint_batches = 50
+checkpoint_batches = {checkpoint_batches}
 data_dir = "{folder}/faust-{name}"
 [store]
 dsn = "chdb:///{folder}/clickhouse"
@@ -90,10 +90,25 @@ def publisher_to(kafka: KafkaServer) -> Iterator[KafkaPublisher]:
     assert (left, publisher.dropped) == (0, 0)
 
 
-def publish(kafka: KafkaServer, records: Iterable[Record]) -> None:
-    """Send records as the agent does and see them arrive."""
+def publish(kafka: KafkaServer, records: Iterable[Record], *, live: bool = False) -> None:
+    """Send records as the agent does and see them arrive.
+
+    Args:
+        kafka: Where to.
+
+        records: In the order of their times.
+
+        live: Let as much time pass between them as there lies between the times in them. Topics
+            are read side by side: a cause that stands in host readings is found in live ones.
+    """
+    ahead_seconds: float | None = None
     with publisher_to(kafka) as publisher:
         for record in records:
+            if live:
+                at_seconds = time_ms_of(record) / 1000
+                if ahead_seconds is None:
+                    ahead_seconds = at_seconds - time.monotonic()
+                time.sleep(max(at_seconds - ahead_seconds - time.monotonic(), 0.0))
             publisher.publish(record)
 
 
@@ -105,7 +120,8 @@ class TopicReader:
             {"bootstrap.servers": kafka.bootstrap, "group.id": "reader", "log_level": 0}
         )
         self.messages: list[Message] = []
-        self._consumer.assign(ends(self._consumer, topics))
+        self._places = ends(self._consumer, topics)
+        self._consumer.assign(self._places)
 
     def read(self) -> list[Message]:
         """Give all messages so far."""
@@ -120,6 +136,10 @@ class TopicReader:
         found = [json.loads(one.value() or b"") for one in self.read() if one.topic() == topic]
         return [one for one in found if all(one[name] == fields[name] for name in fields)]
 
+    def rewind(self) -> None:
+        """Read from the beginning instead."""
+        self._consumer.assign([TopicPartition(one.topic, one.partition, 0) for one in self._places])
+
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
@@ -130,8 +150,20 @@ def ends(consumer: Consumer, topics: Iterable[str]) -> list[TopicPartition]:
     metadata = consumer.list_topics(timeout=10).topics
     places = [TopicPartition(name, n) for name in topics for n in metadata[name].partitions]
     for place in places:
-        _, place.offset = consumer.get_watermark_offsets(place, timeout=10)
+        _, place.offset = _watermarks(consumer, place)
     return places
+
+
+def _watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return consumer.get_watermark_offsets(place, timeout=10)
+        except KafkaException:
+            # A topic that was made just now has no leader for a moment.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 class Deployment:
@@ -145,13 +177,23 @@ class Deployment:
         name: Makes groups and state topic of their own.
 
         url: Of the webhook receiver.
+
+        checkpoint_batches: Few, so that a short test has checkpoints.
     """
 
-    def __init__(self, kafka: KafkaServer, folder: Path, name: str, url: str = "") -> None:
+    def __init__(
+        self,
+        kafka: KafkaServer,
+        folder: Path,
+        name: str,
+        url: str = "",
+        checkpoint_batches: int = 50,
+    ) -> None:
         self.kafka = kafka
         self.folder = folder
         self.application = f"test-{name}"
         self.url = url
+        self.checkpoint_batches = checkpoint_batches
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         create_topics(kafka)
         for role in ROLES:
@@ -169,8 +211,9 @@ class Deployment:
     ) -> None:
         for name in list(self.workers):
             self.stop(name)
-        if kind is not None:
-            print(*(f"{path.name}:\n{path.read_text()[-6000:]}" for path in self.logs), sep="\n")
+        if error is not None:
+            for path in self.logs:
+                error.add_note(f"{path.name} ends with:\n{path.read_text()[-6000:]}")
 
     @property
     def logs(self) -> list[Path]:
@@ -188,6 +231,7 @@ class Deployment:
                 folder=self.folder,
                 name=name,
                 url=self.url,
+                checkpoint_batches=self.checkpoint_batches,
             )
         )
         before = self.said(name).count(" is ready with ")

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from confluent_kafka import Producer
 
@@ -86,11 +86,20 @@ def outcome(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Out
             kafka, ITERATIONS.name, BATCHES.name, HOSTS.name, ALERTS.name, DEADLETTERS.name
         )
         run.start("all")
-        records = [slow.engine(), fine.engine()]
-        records += interleaved(slow.batches(NORMAL), fine.batches(NORMAL))
-        records += interleaved(slow.batches(FAULT, factor=1.6, others=0.9), fine.batches(FAULT))
-        records += interleaved(slow.batches(CALM), fine.batches(CALM))
-        publish(kafka, records)
+        records: list[Record] = []
+
+        def send(*new: Record, live: bool = False) -> None:
+            records.extend(new)
+            publish(kafka, new, live=live)
+
+        send(slow.engine(), fine.engine())
+        send(*interleaved(slow.batches(NORMAL), fine.batches(NORMAL)))
+        wait_until("batches", lambda: len(reader.values(BATCHES.name)) >= 2 * NORMAL)
+        send(
+            *interleaved(slow.batches(FAULT, factor=1.6, others=0.9), fine.batches(FAULT)),
+            live=True,
+        )
+        send(*interleaved(slow.batches(CALM), fine.batches(CALM)))
         producer = Producer({"bootstrap.servers": kafka.bootstrap})
         for topic, value, _ in BROKEN.values():
             producer.produce(topic, value, key=b"e2e-broken")
@@ -176,8 +185,6 @@ def test_what_the_agent_sends_is_keyed_by_engine_and_stamped_with_its_own_time(
 def test_what_the_workers_send_is_keyed_and_stamped_as_the_topic_says(
     outcome: Outcome, topic: str, key: str, time: str
 ) -> None:
-    import orjson
-
     found = [message for message in outcome.messages if message[0] == topic]
     assert found
     for _, message_key, value, at_ms in found:

@@ -10,12 +10,14 @@ BEFORE = {
     "cpu_frequency_hz": 3e9,
     "memory_pressure_ratio": 0.0,
     "io_pressure_ratio": 0.05,
+    "engine_run_queue_wait_ratio": 0.02,
 }
 # Counters while each cause is at work, and what the alert says of them.
 AT_WORK = {
     "host_cpu_contention": ({"others_cpu_ratio": 0.85}, "CPUs: 10 % before, 85 % now"),
     "host_cpu_steal": ({"cpu_steal_ratio": 0.4}, "0 % before, 40 % now"),
     "host_cpu_frequency": ({"cpu_frequency_hz": 1.5e9}, "3 GHz before, 1.5 GHz now"),
+    "run_queue_delay": ({"engine_run_queue_wait_ratio": 0.95}, "0.02 s each second before, 0.95"),
     "memory_pressure": ({"memory_pressure_ratio": 0.5}, "0 % of the time before, 50 % now"),
     "disk_pressure": ({"io_pressure_ratio": 0.9}, "5 % of the time before, 90 % now"),
 }
@@ -57,6 +59,12 @@ def test_two_resources_short_are_both_listed_the_shorter_first() -> None:
     assert (found.cause, found.others) == ("host_cpu_contention", ("memory_pressure",))
     alone = attribute(BEFORE, BEFORE | {"others_cpu_ratio": 0.85}, {}, {})
     assert found.confidence < alone.confidence
+
+
+def test_threads_that_wait_under_contention_are_its_consequence() -> None:
+    during = BEFORE | {"others_cpu_ratio": 0.5, "engine_run_queue_wait_ratio": 1.5}
+    found = attribute(BEFORE, during, {}, {})
+    assert (found.cause, found.others) == ("host_cpu_contention", ())
 
 
 def test_a_clock_that_sinks_a_little_under_contention_is_its_consequence() -> None:

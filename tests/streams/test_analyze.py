@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.judge import WARM_BATCHES
+from models.judge import SETTLING_BATCHES, WARM_BATCHES
 from schemas.records import Alert, Batch, Iteration, Workload
 from streams.alert import CALM_BATCHES, CALM_NS, UPDATE_PERIOD_NS, evidence_sql
 from streams.analyze import Analysis
@@ -206,7 +206,7 @@ def test_an_engine_that_is_gone_has_no_incident(feed: Feed, listener: Listener) 
 
 def test_news_that_an_earlier_process_is_gone_ends_nothing(feed: Feed, listener: Listener) -> None:
     listener.take(feed.batches(100, factor=1.6))
-    listener.take([feed.engine(state="gone", process_start_ns=0)])
+    listener.take([feed.engine(state="gone", process_start_ns=-1_000_000_000_000)])
     assert listener.states[-1] != "resolved"
 
 
@@ -214,11 +214,14 @@ def test_a_restarted_engine_counts_anew_and_is_known_at_once(
     feed: Feed, listener: Listener
 ) -> None:
     old = feed.batch()[0]
-    feed.process_start_ns, feed.sequence = 2, 0
-    results = listener.take(feed.batches(50))
+    feed.process_start_ns, feed.sequence = 1_000_000_000_000, 0
+    results = listener.take([*feed.batches(SETTLING_BATCHES, factor=3.0), *feed.batches(50)])
     batches = [one for one in results if isinstance(one, Batch)]
-    assert [batch.sequence for batch in batches] == list(range(1, 51))
-    assert {batch.verdict for batch in batches} == {"normal"}
+    assert [batch.sequence for batch in batches] == list(range(1, SETTLING_BATCHES + 51))
+    # Compiling, capturing graphs: slow, and nobody is woken for it.
+    assert {batch.verdict for batch in batches[:SETTLING_BATCHES]} == {"unknown"}
+    assert {batch.verdict for batch in batches[SETTLING_BATCHES:]} == {"normal"}
+    assert listener.states == []
     assert listener.take([old]) == []
 
 
@@ -363,7 +366,7 @@ def test_a_stall_ends_when_batches_go_on(feed: Feed, listener: Listener) -> None
 
 def test_a_stall_ends_with_the_process_that_stalled(feed: Feed, listener: Listener) -> None:
     listener.take([feed.open_iteration(10)])
-    feed.process_start_ns, feed.sequence = 2, 0
+    feed.process_start_ns, feed.sequence = 1_000_000_000_000, 0
     results = listener.take(feed.batches(1))
     assert listener.states == ["firing", "resolved"]
     assert isinstance(results[-1], Batch)
@@ -371,7 +374,7 @@ def test_a_stall_ends_with_the_process_that_stalled(feed: Feed, listener: Listen
 
 def test_a_slowdown_survives_a_restart_of_the_engine(feed: Feed, listener: Listener) -> None:
     listener.take(feed.batches(100, factor=1.6))
-    feed.process_start_ns, feed.sequence = 2, 0
+    feed.process_start_ns, feed.sequence = 1_000_000_000_000, 0
     listener.take(feed.batches(100, factor=1.6))
     assert "resolved" not in listener.states
     listener.take(feed.batches(RECOVERY))
@@ -422,3 +425,36 @@ def test_the_query_in_the_evidence_quotes_the_engine() -> None:
     sql = evidence_sql("it's \\ a host", 10**18, 10**18 + 5)
     assert "engine_id = 'it\\'s \\\\ a host'" in sql
     assert "BETWEEN 999999990000000000 AND 1000000010000000005" in sql
+
+
+def test_another_model_under_the_same_name_is_learnt_anew(feed: Feed, listener: Listener) -> None:
+    """What it costs says nothing of the model before it; a page that never ends would follow."""
+    listener.take(feed.batches(100, factor=1.6))
+    listener.take([feed.engine(model="twice-the-size")])
+    assert listener.states[-1] == "resolved"
+    told = len(listener.states)
+
+    results = listener.take(feed.batches(WARM_BATCHES + 100, factor=2.0))
+
+    assert {one.verdict for one in results[-50:] if isinstance(one, Batch)} == {"normal"}
+    assert len(listener.states) == told
+
+
+def test_a_stepped_clock_makes_no_other_process(feed: Feed, listener: Listener) -> None:
+    """The start of a process is told by the clock of the system, which may go back."""
+    feed.process_start_ns -= 2_000_000_000
+
+    results = listener.take(feed.batches(20))
+
+    assert {one.verdict for one in results if isinstance(one, Batch)} == {"normal"}
+    assert len(results) == 20
+
+
+def test_a_stall_that_is_over_ends_by_silence(feed: Feed, listener: Listener) -> None:
+    listener.take([feed.open_iteration(10)])
+    listener.take(feed.batches(1))
+    assert listener.states == ["firing"]
+
+    later_ns = listener.batches[-1].end_ns + 60_000_000_000
+
+    assert [alert.state for alert in listener.analysis.tick(later_ns)] == ["resolved"]
