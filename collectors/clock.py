@@ -224,13 +224,17 @@ class Scrape:
     tokens: int | None = None
     waiting_requests: int | None = None
     running_requests: int | None = None
+    token_latency_seconds: float | None = None
+    token_latency_count: int | None = None
 
 
 class MetricsClock:
     """Time iterations by interval means: the rung that needs no permission.
 
-    Between two scrapes the engine counted so many iterations; their mean period is the duration
-    while the engine was busy throughout, and too long by its idle time where it was not.
+    A request gets one token from each iteration that decodes it, so the mean time between its
+    tokens is the mean duration of those iterations, however long the engine was idle in between.
+    Where the engine does not tell that time, the mean period of its iterations stands in, without
+    a workload: nobody judges it, for nobody knows how much of it was idle.
     """
 
     def __init__(self, *, engine_id: str, process_start_ns: int) -> None:
@@ -252,17 +256,19 @@ class MetricsClock:
         count = scrape.iterations - last.iterations
         self.seen += count
         mean_ns = (scrape.at_ns - last.at_ns) // count
+        decoded = _growth(last.token_latency_count, scrape.token_latency_count)
+        waited_seconds = _growth(last.token_latency_seconds, scrape.token_latency_seconds)
+        timed = bool(decoded) and bool(waited_seconds)
+        if decoded and waited_seconds:
+            mean_ns = round(waited_seconds / decoded * 1e9)
         tokens = (
             (scrape.tokens - last.tokens) // count
             if scrape.tokens is not None and last.tokens is not None
             else None
         )
-        # An engine that had nothing to do at either end was idle for part of the interval, and the
-        # mean says nothing about an iteration: without a workload nobody judges it.
-        busy = bool(last.running_requests and scrape.running_requests)
         workload = Workload(
-            requests=scrape.running_requests,
-            scheduled_tokens=tokens if busy else None,
+            requests=round(decoded / count) if decoded else scrape.running_requests,
+            scheduled_tokens=tokens if timed else None,
             waiting_requests=scrape.waiting_requests,
             running_requests=scrape.running_requests,
         )
@@ -277,3 +283,7 @@ class MetricsClock:
             iterations=count,
             workload=workload,
         )
+
+
+def _growth(before: float | None, now: float | None) -> float | None:
+    return None if before is None or now is None else max(now - before, 0)

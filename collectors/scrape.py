@@ -1,6 +1,7 @@
 """Read an engine's own /metrics: the count that all others are held against."""
 
 import http.client
+import math
 import time
 import urllib.error
 import urllib.request
@@ -40,13 +41,15 @@ def parse(text: str, framework: Framework, at_ns: int) -> Scrape | None:
     Raises:
         ScrapeError: The text is no Prometheus exposition.
     """
+    latency_names = [(f"{name}_sum", f"{name}_count") for name in framework.token_latency_metrics]
     wanted = {
-        name: 0
+        name: 0.0
         for name in (
             framework.iteration_count_metric,
             framework.iteration_tokens_metric,
             framework.waiting_metric,
             framework.running_metric,
+            *(name for pair in latency_names for name in pair),
         )
         if name is not None
     }
@@ -58,24 +61,28 @@ def parse(text: str, framework: Framework, at_ns: int) -> Scrape | None:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
             for sample in family.samples:
                 if sample.name in wanted:
-                    # int() refuses nan and infinity, which are no counts.
-                    wanted[sample.name] += int(sample.value)
+                    if not math.isfinite(sample.value):
+                        raise ValueError(f"{sample.name} is {sample.value}")
+                    wanted[sample.name] += sample.value
                     found.add(sample.name)
-    except (ValueError, OverflowError) as err:
+    except ValueError as err:
         raise ScrapeError(f"/metrics is not Prometheus text: {err}") from err
 
     def value(name: str | None) -> int | None:
-        return wanted[name] if name in found and name is not None else None
+        return int(wanted[name]) if name in found and name is not None else None
 
     iterations = value(framework.iteration_count_metric)
     if iterations is None:
         return None
+    latency = next((pair for pair in latency_names if found.issuperset(pair)), None)
     return Scrape(
         at_ns=at_ns,
         iterations=iterations,
         tokens=value(framework.iteration_tokens_metric),
         waiting_requests=value(framework.waiting_metric),
         running_requests=value(framework.running_metric),
+        token_latency_seconds=wanted[latency[0]] if latency is not None else None,
+        token_latency_count=value(latency[1]) if latency is not None else None,
     )
 
 

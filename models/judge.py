@@ -65,9 +65,13 @@ class Judge:
     """Judge the batches of one engine, in order, and learn from those that are not suspect.
 
     Nothing that is judged slow is learnt, so a fault that lasts does not become normal.
+
+    Args:
+        warm_batches: How many are learnt before any is called slow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warm_batches: int = WARM_BATCHES) -> None:
+        self._warm_batches = warm_batches
         self._baseline = Baseline()
         self._scales = {False: RobustScale(), True: RobustScale()}
         self._detectors: dict[str, Detector] = {name: load(name) for name in DETECTORS}
@@ -138,7 +142,7 @@ class Judge:
 
         A judge that is still learning goes on as it was.
         """
-        if self.judged > WARM_BATCHES:
+        if self.judged > self._warm_batches:
             self._settling = SETTLING_BATCHES
 
     def judge_open(self, workload: Workload, elapsed_ms: float) -> Judgement | None:
@@ -147,7 +151,7 @@ class Judge:
         Nothing is learnt and no suspicion is built up.
         """
         features = features_of(workload)
-        if features is None or self.judged < WARM_BATCHES or elapsed_ms < STALL_LEAST_MS:
+        if features is None or self.judged < self._warm_batches or elapsed_ms < STALL_LEAST_MS:
             return None
         prediction = self._baseline.predict(features)
         if prediction is None or elapsed_ms < STALL_RATIO * prediction.expected_ms:
@@ -176,6 +180,7 @@ class Judge:
         """Give everything as plain data, for a checkpoint."""
         return {
             "version": STATE_VERSION,
+            "warm_batches": self._warm_batches,
             "judged": self.judged,
             "alarm": self._alarm,
             "alarm_familiar": self._alarm_familiar,
@@ -199,7 +204,7 @@ class Judge:
                 f"judge state of version {state.get('version')!r}: this worker reads "
                 f"{STATE_VERSION}; let the engine be learnt anew"
             )
-        judge = cls()
+        judge = cls(state["warm_batches"])
         judge.judged = state["judged"]
         judge._alarm = state["alarm"]
         judge._alarm_familiar = state["alarm_familiar"]
@@ -228,7 +233,7 @@ class Judge:
         return math.hypot(sigma, doubt)
 
     def _score(self, z: float, sigma: float, *, mixed: bool, familiar: bool) -> tuple[float, str]:
-        if self.judged <= WARM_BATCHES:
+        if self.judged <= self._warm_batches:
             return 0.0, ""
         scores = {
             name: detector.score_one(z, sigma=sigma, mixed=mixed)
@@ -247,14 +252,14 @@ class Judge:
 
     def _learn(self, features: Features, observed_ms: float, *, familiar: bool) -> None:
         pull = None
-        if self.judged > WARM_BATCHES and familiar:
+        if self.judged > self._warm_batches and familiar:
             pull = PULL_MIXED if features.mixed else PULL
         elif self.judged > EARLY_BATCHES and not features.mixed:
             pull = PULL_NEW
         self._baseline.learn(features, observed_ms, pull)
 
     def _verdict(self, familiar: bool) -> Verdict:
-        if self.judged <= WARM_BATCHES:
+        if self.judged <= self._warm_batches:
             return "unknown"
         if self._alarm:
             return "slow"
@@ -263,8 +268,8 @@ class Judge:
     def _reason(
         self, prediction: Prediction, observed_ms: float, fired_by: str, familiar: bool
     ) -> str:
-        if self.judged <= WARM_BATCHES:
-            return f"learning: {self.judged} of {WARM_BATCHES} batches"
+        if self.judged <= self._warm_batches:
+            return f"learning: {self.judged} of {self._warm_batches} batches"
         if self._alarm:
             ratio = observed_ms / prediction.expected_ms
             return f"{fired_by}: {ratio:.2f} times the expected duration"

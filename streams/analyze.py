@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from models.judge import Judge, Judgement
+from models.judge import WARM_BATCHES, Judge, Judgement
 from schemas.records import Alert, Batch, Engine, HostReading, Iteration, Source
 from streams.alert import Incidents
 from streams.explain import EvidenceKeeper
@@ -25,6 +25,9 @@ STATE_VERSION = 1
 # The start of a process is told by the system's clock, which may be stepped or slewed between two
 # agents that look at the same process.
 SAME_PROCESS_NS = 5_000_000_000
+
+# Intervals that are learnt before any is called slow.
+WARM_INTERVALS = 40
 
 Result = Batch | Alert
 Kind = Literal["single", "interval"]
@@ -180,7 +183,9 @@ class Analysis:
         kind: Kind = "interval" if source == "metrics" else "single"
         judge = self._judges.get(kind)
         if judge is None:
-            judge = self._judges[kind] = Judge()
+            # An interval is the mean of many batches.
+            warm_batches = WARM_INTERVALS if kind == "interval" else WARM_BATCHES
+            judge = self._judges[kind] = Judge(warm_batches)
         return judge
 
     def _add_batch(self, batch: Batch) -> list[Result]:

@@ -24,6 +24,9 @@ class Framework(ABC):
     iteration_tokens_metric: ClassVar[str | None] = None
     """Name on /metrics of the sum of tokens over those iterations."""
 
+    token_latency_metrics: ClassVar[tuple[str, ...]] = ()
+    """Histograms of the seconds between a request's tokens; the first that exists counts."""
+
     waiting_metric: ClassVar[str | None] = None
     running_metric: ClassVar[str | None] = None
 

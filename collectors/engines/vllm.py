@@ -59,6 +59,10 @@ class Vllm(Framework):
 
     iteration_count_metric: ClassVar[str | None] = "vllm:iteration_tokens_total_count"
     iteration_tokens_metric: ClassVar[str | None] = "vllm:iteration_tokens_total_sum"
+    token_latency_metrics: ClassVar[tuple[str, ...]] = (
+        "vllm:inter_token_latency_seconds",
+        "vllm:time_per_output_token_seconds",
+    )
     waiting_metric: ClassVar[str | None] = "vllm:num_requests_waiting"
     running_metric: ClassVar[str | None] = "vllm:num_requests_running"
 

@@ -8,7 +8,6 @@ At the end it prints what was seen and exits with 0 if it all held.
 
 import argparse
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,7 +196,6 @@ def _serve(console: "Console", on_stage: "Stage") -> None:
 
 
 def _findings(on_stage: "Stage", scenes: "list[Scene]") -> "Findings":
-    from collectors.stacks import native_version
     from latencyprism.demo import report
     from simulator.replica.truth import read_truth
     from streams.sinks.clickhouse import TABLES, ClickHouseSettings, connect
@@ -208,14 +206,16 @@ def _findings(on_stage: "Stage", scenes: "list[Scene]") -> "Findings":
         findings.rows[table] = client.query(f"SELECT count() FROM {table} FINAL").result_rows[0][0]
     batches = report.batches_of(client)
     client.close()
-    report.check_counts(
-        findings,
-        batches,
-        read_truth(on_stage.truth),
-        can_read_counters=native_version() is not None and sys.version_info[:2] == (3, 11),
-    )
+    counters = on_stage.can_read_counters
+    report.check_counts(findings, batches, read_truth(on_stage.truth), can_read_counters=counters)
     report.check_prediction(findings, batches, scenes)
-    report.check_alerts(findings, on_stage.receiver.deliveries, scenes, on_stage.machine)
+    report.check_alerts(
+        findings,
+        on_stage.receiver.deliveries,
+        scenes,
+        on_stage.machine,
+        can_read_counters=counters,
+    )
     engine = on_stage.monitor.engine if on_stage.monitor is not None else None
     if engine is not None and engine.agent_cpu_ratio is not None:
         findings.facts.append(

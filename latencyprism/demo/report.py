@@ -6,6 +6,7 @@ from typing import Any
 from latencyprism.demo.machine import Machine
 from latencyprism.demo.receiver import Delivery
 from latencyprism.demo.story import Scene
+from models.attribution import UNKNOWN
 from simulator.replica.truth import TruthIteration
 
 # An alert may come a moment after its cause has ended: detection is quick, not instant.
@@ -134,9 +135,17 @@ FOREIGN_LOAD = 0.25
 
 
 def check_alerts(
-    findings: Findings, deliveries: list[Delivery], story: list[Scene], machine: Machine
+    findings: Findings,
+    deliveries: list[Delivery],
+    story: list[Scene],
+    machine: Machine,
+    *,
+    can_read_counters: bool,
 ) -> None:
-    """Hold the alerts against the story: where one was due, where none was."""
+    """Hold the alerts against the story: where one was due, where none was.
+
+    Without the counter no phase is seen, so a slow forward pass is rightly called unknown.
+    """
     fired = [d for d in deliveries if d.annotations["state"] == "firing"]
     for scene in story:
         here = [
@@ -161,13 +170,14 @@ def check_alerts(
             )
             continue
         ids = {d.incident_id for d in here}
+        accepted = {*scene.causes} if can_read_counters else {*scene.causes, UNKNOWN}
         # An incident's last word counts, not its first guess.
         told = {d.incident_id: d for d in deliveries if d.incident_id in ids}
         causes = {d.annotations["cause"] for d in told.values()}
         findings.checks.append(
             Check(
                 f"an alert in '{scene.name}'",
-                bool(causes & set(scene.causes)),
+                bool(causes & accepted),
                 ", ".join(sorted(causes)) or "none",
             )
         )

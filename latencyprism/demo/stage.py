@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from collectors.stacks import native_version
 from latencyprism.demo.machine import Machine
 from latencyprism.demo.receiver import Receiver
 from latencyprism.errors import CommandError
@@ -31,7 +32,7 @@ bootstrap_servers = "{bootstrap}"
 [collect]
 host = "demo"
 ports = [{port}]
-
+{metrics}
 [stream]
 embedded = true
 # The embedded broker answers a waiting fetch only when the wait is over.
@@ -131,6 +132,8 @@ class Stage:
         self.replica = ReplicaProcess(truth=self.truth, work_ratio=work_ratio)
         self.broker = EmbeddedBroker()
         self.machine = Machine()
+        # The replica runs on the Python that this does.
+        self.can_read_counters = native_version() is not None and sys.version_info[:2] == (3, 11)
         self.monitor: Monitor | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._closing = contextlib.ExitStack()
@@ -190,6 +193,8 @@ class Stage:
                 port=port,
                 folder=self.folder,
                 webhook=self.receiver.url,
+                # Interval means only: short ones, or the story is over before they are enough.
+                metrics="" if self.can_read_counters else "metrics_period_seconds = 0.25\n",
             )
         )
         self._launch("stream", "stream", "all")

@@ -234,13 +234,18 @@ def test_unpacking_gives_every_number_back() -> None:
     assert list(unpack(b"")) == []
 
 
-def scrape(seconds: float, iterations: int, tokens: int | None = 0, running: int = 3) -> Scrape:
+def scrape(
+    seconds: float, iterations: int, tokens: int | None = 0, *, with_latency: bool = True
+) -> Scrape:
+    """Give the counters of an engine that decodes three requests in 20 ms each time."""
     return Scrape(
         at_ns=OFFSET + int(seconds * 1000) * MS,
         iterations=iterations,
         tokens=tokens,
         waiting_requests=1,
-        running_requests=running,
+        running_requests=3,
+        token_latency_seconds=iterations * 3 * 0.02 if with_latency else None,
+        token_latency_count=iterations * 3 if with_latency else None,
     )
 
 
@@ -251,13 +256,14 @@ def metrics() -> MetricsClock:
 
 def test_two_scrapes_give_the_mean_of_the_iterations_between(metrics: MetricsClock) -> None:
     assert metrics.feed(scrape(0, 100, 1000)) is None
-    iteration = metrics.feed(scrape(1, 150, 1400))
+    # Idle for most of these ten seconds, which says nothing about an iteration.
+    iteration = metrics.feed(scrape(10, 150, 1400))
     assert iteration == Iteration(
         engine_id="host:8000",
         process_start_ns=77,
         sequence=150,
-        begin_ns=OFFSET + 980 * MS,
-        end_ns=OFFSET + 1000 * MS,
+        begin_ns=OFFSET + 9980 * MS,
+        end_ns=OFFSET + 10_000 * MS,
         uncertainty_ns=20 * MS,
         source="metrics",
         iterations=50,
@@ -272,12 +278,15 @@ def test_an_idle_engine_gives_nothing(metrics: MetricsClock) -> None:
     assert metrics.seen == 0
 
 
-def test_an_interval_with_an_idle_end_has_no_workload_to_be_judged_by(
+def test_without_the_time_between_tokens_there_is_no_workload_to_be_judged_by(
     metrics: MetricsClock,
 ) -> None:
-    metrics.feed(scrape(0, 100, 100, running=0))
-    iteration = metrics.feed(scrape(1, 110, 200))
+    """Nobody knows how much of the interval was idle."""
+    metrics.feed(scrape(0, 100, 100, with_latency=False))
+    iteration = metrics.feed(scrape(1, 110, 200, with_latency=False))
     assert iteration is not None
+    assert iteration.end_ns is not None
+    assert iteration.end_ns - iteration.begin_ns == 100 * MS
     assert iteration.workload.scheduled_tokens is None
 
 

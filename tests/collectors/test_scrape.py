@@ -51,6 +51,18 @@ def test_the_counters_of_an_engine_are_found() -> None:
     assert (found.waiting_requests, found.running_requests) == (2, 6)
 
 
+def test_the_time_between_tokens_is_that_of_the_first_histogram_there_is() -> None:
+    newer, older = VLLM.token_latency_metrics
+    for name in (older, newer):
+        page = PAGE + f'{name}_sum{{engine="0"}} 2.5\n{name}_count{{engine="0"}} 100.0\n'
+        found = parse(page, VLLM, 5)
+        assert found is not None
+        assert (found.token_latency_seconds, found.token_latency_count) == (2.5, 100)
+    lacking = parse(PAGE, VLLM, 5)
+    assert lacking is not None
+    assert (lacking.token_latency_seconds, lacking.token_latency_count) == (None, None)
+
+
 def test_several_engines_behind_one_server_are_added_up() -> None:
     second = "\n".join(line for line in PAGE.splitlines() if 'engine="0"' in line)
     found = parse(PAGE + second.replace('engine="0"', 'engine="1"') + "\n", VLLM, 5)
