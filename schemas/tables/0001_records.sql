@@ -1,6 +1,5 @@
 -- One table per record. ReplacingMergeTree: a row that is written twice, after a retry or a
--- replay, is one row again after a merge, and at once in the views below, which read FINAL. Rows
--- leave by themselves after the time that stands at the end of each table.
+-- replay, is one row again after a merge, and at once in the views below, which read FINAL.
 
 CREATE TABLE IF NOT EXISTS batches
 (
@@ -39,8 +38,7 @@ CREATE TABLE IF NOT EXISTS batches
 )
 ENGINE = ReplacingMergeTree(revision)
 PARTITION BY toDate(fromUnixTimestamp64Nano(begin_ns, 'UTC'))
-ORDER BY (engine_id, process_start_ns, sequence)
-TTL toDateTime(fromUnixTimestamp64Nano(begin_ns, 'UTC')) + INTERVAL 30 DAY;
+ORDER BY (engine_id, process_start_ns, sequence);
 
 CREATE TABLE IF NOT EXISTS processes
 (
@@ -61,8 +59,7 @@ CREATE TABLE IF NOT EXISTS processes
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toDate(fromUnixTimestamp64Nano(end_ns, 'UTC'))
-ORDER BY (engine_id, pid, end_ns)
-TTL toDateTime(fromUnixTimestamp64Nano(end_ns, 'UTC')) + INTERVAL 14 DAY;
+ORDER BY (engine_id, pid, end_ns);
 
 CREATE TABLE IF NOT EXISTS hosts
 (
@@ -92,8 +89,7 @@ CREATE TABLE IF NOT EXISTS hosts
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toDate(fromUnixTimestamp64Nano(end_ns, 'UTC'))
-ORDER BY (engine_id, end_ns)
-TTL toDateTime(fromUnixTimestamp64Nano(end_ns, 'UTC')) + INTERVAL 14 DAY;
+ORDER BY (engine_id, end_ns);
 
 CREATE TABLE IF NOT EXISTS engines
 (
@@ -119,8 +115,7 @@ CREATE TABLE IF NOT EXISTS engines
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Nano(at_ns, 'UTC'))
-ORDER BY (engine_id, at_ns)
-TTL toDateTime(fromUnixTimestamp64Nano(at_ns, 'UTC')) + INTERVAL 90 DAY;
+ORDER BY (engine_id, at_ns);
 
 CREATE TABLE IF NOT EXISTS alerts
 (
@@ -146,8 +141,7 @@ CREATE TABLE IF NOT EXISTS alerts
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Nano(at_ns, 'UTC'))
-ORDER BY (incident_id, revision)
-TTL toDateTime(fromUnixTimestamp64Nano(at_ns, 'UTC')) + INTERVAL 365 DAY;
+ORDER BY (incident_id, revision);
 
 CREATE TABLE IF NOT EXISTS deadletters
 (
@@ -162,5 +156,4 @@ CREATE TABLE IF NOT EXISTS deadletters
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Nano(at_ns, 'UTC'))
-ORDER BY (topic, partition, offset, place)
-TTL toDateTime(fromUnixTimestamp64Nano(at_ns, 'UTC')) + INTERVAL 30 DAY;
+ORDER BY (topic, partition, offset, place);
