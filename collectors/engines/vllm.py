@@ -120,12 +120,11 @@ class Vllm(Framework):
         return None
 
     def version(self, engine: EngineProcess) -> str | None:
-        """Read it from the metadata beside the library that the engine has mapped."""
+        """Read it from the metadata beside the libraries that the engine has mapped."""
         root = Path(f"/proc/{engine.core.pid}")
         try:
-            library = re.search(
-                r"(/\S+)/vllm/\S+\.so$", (root / "maps").read_text(errors="replace"), re.MULTILINE
-            )
+            maps = (root / "maps").read_text(errors="replace")
+            library = re.search(r"(/\S+/(?:site|dist)-packages)/", maps)
             if library is None:
                 return None
             # Through the process's own root, which differs from ours in a container.
