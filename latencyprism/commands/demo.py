@@ -169,6 +169,7 @@ def _play(console: "Console", on_stage: "Stage", scenes: "list[Scene]") -> Any:
 
         load = story.play(scenes, on_stage.replica.base_url, show)
         live.update(table(None))
+    console.print()
     return load
 
 
