@@ -120,6 +120,8 @@ class Incidents:
         """Take in a batch that is still running and should long be over."""
         incident = self._open
         if incident is not None and incident.cause == STALL:
+            # Told already; a second halt within the incident keeps it from ending by silence.
+            incident.stalled = True
             return []
         if incident is None:
             incident = self._open = _Incident(

@@ -58,7 +58,6 @@ class Monitor:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.batches = 0
-        self.judged = 0
         self.recent: deque[Batch] = deque(maxlen=200)
         self.engine: Engine | None = None
 
@@ -111,7 +110,6 @@ class Monitor:
                 return
             batch = decode(Batch, message.value())
             self.batches += 1
-            self.judged += batch.verdict != "unknown"
             self.recent.append(batch)
 
 

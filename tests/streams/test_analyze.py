@@ -460,3 +460,14 @@ def test_a_stall_that_is_over_ends_by_silence(feed: Feed, listener: Listener) ->
     later_ns = listener.batches[-1].end_ns + 60_000_000_000
 
     assert [alert.state for alert in listener.analysis.tick(later_ns)] == ["resolved"]
+
+
+def test_a_second_stall_of_an_incident_does_not_end_by_silence(
+    feed: Feed, listener: Listener
+) -> None:
+    listener.take([feed.open_iteration(10)])
+    listener.take(feed.batches(1))
+    listener.take([feed.open_iteration(10)])
+
+    assert listener.analysis.tick(listener.batches[-1].end_ns + 60_000_000_000) == []
+    assert listener.states == ["firing"]
