@@ -15,6 +15,8 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         engines: Frameworks to look for; empty for all that this version knows.
 
+        engine_files: Files (TOML) that describe engines of your own; see docs/engines.md.
+
         ports: Watch only engines that serve on these ports; empty for all.
 
         poll_hz: Reads of an engine's iteration counter per second, where one may begin or end.
@@ -37,12 +39,36 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         queue_records: Records kept while the broker is away; beyond that the oldest go.
 
+        workers: Whether the worker processes of an engine are read, too, where the engine has
+            any; each costs as much as the engine's core.
+
+        xpus: Accelerator vendors to ask, by the names of docs/accelerators.md; ``["auto"]``
+            asks those whose devices this host has, an empty list asks none.
+
+        xpu_period_seconds: Pause between two looks at the accelerators.
+
+        xpu_timeout_seconds: A vendor's library or tool that takes longer is killed.
+
+        kernel_tracing: Whether to trace the scheduler and accelerator libraries by bpftrace,
+            where it is installed and allowed.
+
+        health_listen: ``host:port`` where the agent tells Prometheus of itself; empty for not.
+
+        captures: Whether captures that arrive on the topic are carried out.
+
+        capture_folder: Where captures are written, each in a folder of its own.
+
+        capture_most_seconds: A capture that asks for more is cut to this.
+
+        capture_keep_bytes: The oldest captures go when all of them are larger.
+
         cpu_budget_ratio: Share of one core that the thread which reads one engine may take;
             above it the rates are halved.
     """
 
     host: str = ""
     engines: tuple[str, ...] = ()
+    engine_files: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     poll_hz: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 1000
     stack_hz: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 50
@@ -53,6 +79,16 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     metrics_period_seconds: Positive = 1.0
     metrics_timeout_seconds: Positive = 2.0
     queue_records: Annotated[int, msgspec.Meta(ge=100)] = 100_000
+    workers: bool = True
+    xpus: tuple[str, ...] = ("auto",)
+    xpu_period_seconds: Positive = 1.0
+    xpu_timeout_seconds: Positive = 5.0
+    kernel_tracing: bool = False
+    health_listen: str = ""
+    captures: bool = True
+    capture_folder: str = "/var/tmp/latencyprism/captures"
+    capture_most_seconds: Positive = 60.0
+    capture_keep_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1_000_000_000
     cpu_budget_ratio: Positive = 0.02
 
     def __post_init__(self) -> None:

@@ -45,28 +45,56 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankProcess:
+    """A process that runs a rank of an engine beside its core.
+
+    Attributes:
+        rank: Rank within the engine, as on `Iteration.rank`.
+
+        role: ``engine_core`` where the process runs whole iterations as the core does (a tensor
+            parallel rank of SGLang), ``worker`` where it runs only the forward pass (vLLM).
+
+        label: How the framework calls it, as ``PP1_TP0``.
+    """
+
+    process: Process
+    rank: int
+    role: Role = "worker"
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProcess:
     """An engine that was found: which processes it is made of and how it is called.
 
     ``core`` is the process that iterates. ``name`` is what follows the host in the engine_id.
+    ``ranks`` are the processes that can be watched beside the core, ``others`` those that belong
+    to the engine and run no part of an iteration (a detokenizer).
     """
 
     framework: str
     name: str
     core: Process
     api_server: Process | None = None
-    workers: tuple[Process, ...] = ()
+    ranks: tuple[RankProcess, ...] = ()
+    others: tuple[Process, ...] = ()
     port: int | None = None
     model: str | None = None
 
     @property
     def roles(self) -> dict[int, Role]:
         """Role of each process by pid."""
-        roles: dict[int, Role] = {worker.pid: "worker" for worker in self.workers}
+        roles: dict[int, Role] = {other.pid: "other" for other in self.others}
+        roles |= {rank.process.pid: rank.role for rank in self.ranks}
         if self.api_server is not None:
             roles[self.api_server.pid] = "api_server"
         roles[self.core.pid] = "engine_core"
         return roles
+
+    @property
+    def rank_of(self) -> dict[int, int]:
+        """Rank of each process that has one by pid; the core's is 0."""
+        return {rank.process.pid: rank.rank for rank in self.ranks} | {self.core.pid: 0}
 
 
 @dataclass(frozen=True, slots=True)

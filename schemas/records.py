@@ -29,6 +29,31 @@ Phase = Literal[
 Verdict = Literal["normal", "drift", "slow", "unknown"]
 Role = Literal["api_server", "engine_core", "worker", "other"]
 EngineState = Literal["running", "gone"]
+CaptureState = Literal["requested", "running", "done", "failed"]
+MissingReason = Literal[
+    "not_supported",
+    "not_permitted",
+    "partition_hides",
+    "no_workload",
+    "timeout",
+    "parse_error",
+    "suspect",
+]
+"""Why an accelerator's counter has no value; a counter that is missing is never 0."""
+
+UtilizationMeaning = Literal["busy_time", "core_mean", "duty_cycle"]
+BandwidthMeaning = Literal["busy_time", "of_peak"]
+PowerWindow = Literal["instant", "average", "unknown"]
+ThrottleReason = Literal[
+    "sw_power_cap",
+    "hw_slowdown",
+    "sw_thermal",
+    "hw_thermal",
+    "power_brake",
+    "sync_boost",
+    "user_clock",
+    "other",
+]
 AlertState = Literal["firing", "updated", "resolved"]
 Severity = Literal["page", "ticket"]
 
@@ -87,6 +112,9 @@ class Iteration:
 
         rank: Rank within the engine.
 
+        role: Which process of the engine this was seen in: the ``engine_core`` runs the whole
+            iteration, a ``worker`` only its rank's share of the forward pass.
+
         sequence: The engine's own count where ``source`` is ``counter``, else the agent's.
 
         begin_ns: Start of the iteration.
@@ -112,6 +140,7 @@ class Iteration:
     uncertainty_ns: int
     source: Source
     rank: int = 0
+    role: Role = "engine_core"
     missed: int = 0
     running_ns: int | None = None
     iterations: int = 1
@@ -122,7 +151,19 @@ class Iteration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessReading:
-    """What one process of an engine used between two readings."""
+    """What one process of an engine used between two readings.
+
+    Attributes:
+        cgroup_throttled_seconds: Time that the process's control group had used up its quota.
+
+        cgroup_cpu_limit_cores: That quota in cores; ``None`` where there is no limit.
+
+        swap_bytes: Memory of the process that is swapped out.
+
+        numa_local_ratio: Share of its memory that lies on the NUMA node where it last ran.
+
+        device_ids: Accelerators that this process uses, as `XpuReading.device_id`.
+    """
 
     engine_id: str
     host: str
@@ -138,6 +179,12 @@ class ProcessReading:
     major_faults: int | None = None
     rss_bytes: int | None = None
     threads: int | None = None
+    rank: int | None = None
+    cgroup_throttled_seconds: float | None = None
+    cgroup_cpu_limit_cores: float | None = None
+    swap_bytes: int | None = None
+    numa_local_ratio: float | None = None
+    device_ids: tuple[str, ...] | None = None
     schema: Literal["process.v1"] = "process.v1"
 
 
@@ -148,6 +195,22 @@ class HostReading:
     ``others_cpu_ratio`` is the share of all CPU time used by processes outside this engine.
     Rates (``..._per_second``) are means over the interval; ``..._pressure_ratio`` is the share
     of the interval in which some task waited for the resource (PSI ``some``).
+
+    Attributes:
+        cpu_user_ratio: Share of all CPU time in user space; likewise ``cpu_system_ratio``,
+            ``cpu_iowait_ratio`` and ``cpu_irq_ratio`` (hard and soft interrupts).
+
+        cpu_frequency_max_hz: The highest clock that the CPUs may take, to compute a share from.
+
+        disk_busy_ratio: Share of the interval in which the busiest disk had work.
+
+        network_link_bytes_per_second: Capacity of the fastest link that is up.
+
+        numa_foreign_per_second: Pages that were allocated on another NUMA node than wanted.
+
+        run_queue_latency_p99_seconds: By kernel tracing, where that is on.
+
+        traced_calls: Mean seconds of traced library calls by name (CUDA, HIP, NCCL, RCCL).
     """
 
     engine_id: str
@@ -173,14 +236,160 @@ class HostReading:
     disk_written_bytes_per_second: float | None = None
     network_received_bytes_per_second: float | None = None
     network_sent_bytes_per_second: float | None = None
+    cpu_user_ratio: float | None = None
+    cpu_system_ratio: float | None = None
+    cpu_iowait_ratio: float | None = None
+    cpu_irq_ratio: float | None = None
+    cpu_frequency_max_hz: float | None = None
+    context_switches_per_second: float | None = None
+    runnable_tasks: int | None = None
+    memory_full_pressure_ratio: float | None = None
+    io_full_pressure_ratio: float | None = None
+    swap_total_bytes: int | None = None
+    swap_free_bytes: int | None = None
+    disk_busy_ratio: float | None = None
+    network_link_bytes_per_second: float | None = None
+    numa_foreign_per_second: float | None = None
+    run_queue_latency_p50_seconds: float | None = None
+    run_queue_latency_p99_seconds: float | None = None
+    traced_calls: dict[str, float] = field(default_factory=dict)
     schema: Literal["host.v1"] = "host.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XpuProcess:
+    """One process on an accelerator; ``pid`` is the host's."""
+
+    pid: int
+    memory_used_bytes: int | None = None
+    utilization_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XpuDevice:
+    """One look at one accelerator, normalised over all vendors.
+
+    Attributes:
+        device_id: The vendor's UUID, else the PCI address, else ``vendor:index``; never the
+            index alone, which moves.
+
+        parent: ``device_id`` of the board or whole device that this is a part of.
+
+        partition: Name of the part: a MIG instance, a DPX partition, a vNPU, a chip.
+
+        tool: What was asked, as ``nvml`` or ``nvidia-smi``.
+
+        age_ns: How old the values were when they were read, where the tool tells it.
+
+        utilization_meaning: Time with work (``busy_time``), mean over cores (``core_mean``), ...
+
+        memory_bandwidth_meaning: Share of the time (``busy_time``) or of the peak (``of_peak``);
+            the two are never compared with each other.
+
+        pcie_capacity_bytes_per_second: What the link can carry one way at its present speed and
+            width; likewise ``fabric_capacity_bytes_per_second`` over all active links.
+
+        fabric: ``nvlink``, ``xgmi``, ``hccs``, ``xelink``, ...
+
+        throttle_reasons: Why the clock is held down now; an empty tuple says that it is not.
+
+        throttled_seconds: Total time by reason since the driver began to count.
+
+        errors_corrected: Memory errors since the driver was loaded; the first is no alarm.
+
+        missing: Why fields that this vendor could have are None, by field.
+    """
+
+    device_id: str
+    vendor: str
+    device_index: int | None = None
+    model: str | None = None
+    pci_address: str | None = None
+    parent: str | None = None
+    partition: str | None = None
+    driver_version: str | None = None
+    tool: str = ""
+    age_ns: int | None = None
+    utilization_ratio: float | None = None
+    utilization_meaning: UtilizationMeaning | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
+    memory_bandwidth_ratio: float | None = None
+    memory_bandwidth_meaning: BandwidthMeaning | None = None
+    memory_io_bytes_per_second: float | None = None
+    core_clock_hz: float | None = None
+    core_clock_max_hz: float | None = None
+    memory_clock_hz: float | None = None
+    memory_clock_max_hz: float | None = None
+    power_watts: float | None = None
+    power_window: PowerWindow | None = None
+    power_limit_watts: float | None = None
+    energy_joules: float | None = None
+    temperature_celsius: float | None = None
+    memory_temperature_celsius: float | None = None
+    pcie_received_bytes_per_second: float | None = None
+    pcie_sent_bytes_per_second: float | None = None
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
+    pcie_capacity_bytes_per_second: float | None = None
+    fabric: str | None = None
+    fabric_links: int | None = None
+    fabric_received_bytes_per_second: float | None = None
+    fabric_sent_bytes_per_second: float | None = None
+    fabric_capacity_bytes_per_second: float | None = None
+    throttle_reasons: tuple[ThrottleReason, ...] | None = None
+    throttled_seconds: dict[str, float] = field(default_factory=dict)
+    errors_corrected: int | None = None
+    errors_uncorrected: int | None = None
+    processes: tuple[XpuProcess, ...] | None = None
+    missing: dict[str, MissingReason] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XpuReading(XpuDevice):
+    """An accelerator as one engine that uses it sees it; each engine gets a copy.
+
+    Attributes:
+        begin_ns: When the tool was asked; ``end_ns`` when it had answered.
+
+        ranks: Ranks of the engine that run on this device; empty where that is not known.
+
+        engine_memory_used_bytes: Device memory of the engine's own processes.
+
+        others_memory_used_bytes: That of all other processes.
+
+        others: Processes on the device that are not the engine's.
+    """
+
+    engine_id: str
+    host: str
+    begin_ns: int
+    end_ns: int
+    ranks: tuple[int, ...] = ()
+    engine_memory_used_bytes: int | None = None
+    others_memory_used_bytes: int | None = None
+    others: int | None = None
+    schema: Literal["xpu.v1"] = "xpu.v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """What is known of an engine: the newest record per ``engine_id`` is the inventory.
 
-    ``note`` is a sentence of the agent's about what it can and cannot read.
+    Attributes:
+        sources: Rung of each rank that is watched, in the order of ``watched_ranks``.
+
+        device_ids: Accelerators that the engine uses, as `XpuDevice.device_id`.
+
+        agent_cpu_ratio: Share of one core that the agent used for this engine.
+
+        agent_memory_bytes: Resident memory of the whole agent.
+
+        poll_hz: Counter reads per second now; the governor may have lowered it. Likewise
+            ``stack_hz``.
+
+        note: A sentence of the agent's about what it can and cannot read.
     """
 
     engine_id: str
@@ -202,6 +411,12 @@ class Engine:
     agent_cpu_ratio: float | None = None
     records_dropped: int | None = None
     note: str | None = None
+    watched_ranks: tuple[int, ...] = ()
+    sources: tuple[Source, ...] = ()
+    device_ids: tuple[str, ...] = ()
+    agent_memory_bytes: int | None = None
+    poll_hz: int | None = None
+    stack_hz: int | None = None
     schema: Literal["engine.v1"] = "engine.v1"
 
 
@@ -293,6 +508,43 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """A deep look at an engine: asked for, under way, and done; ``capture_id`` ties them.
+
+    Attributes:
+        seconds: How long it lasts.
+
+        reason: Who asked and why: ``user``, or an incident's id.
+
+        pids: Processes that were looked into.
+
+        host: Where the files lie.
+
+        folder: Folder of the files there.
+
+        files: Names and sizes in bytes of what was written.
+
+        error: Why it failed, with what to do.
+    """
+
+    capture_id: str
+    engine_id: str
+    at_ns: int
+    state: CaptureState
+    seconds: float
+    reason: str = "user"
+    incident_id: str | None = None
+    begin_ns: int | None = None
+    end_ns: int | None = None
+    host: str | None = None
+    pids: tuple[int, ...] = ()
+    folder: str | None = None
+    files: dict[str, int] = field(default_factory=dict)
+    error: str | None = None
+    schema: Literal["capture.v1"] = "capture.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A message that could not be read, kept for whoever has to find out why.
 
@@ -311,4 +563,14 @@ class DeadLetter:
     schema: Literal["deadletter.v1"] = "deadletter.v1"
 
 
-Record = Iteration | ProcessReading | HostReading | Engine | Batch | Alert | DeadLetter
+Record = (
+    Iteration
+    | ProcessReading
+    | XpuReading
+    | HostReading
+    | Engine
+    | Batch
+    | Alert
+    | Capture
+    | DeadLetter
+)

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from schemas.records import (
     Alert,
     Batch,
+    Capture,
     DeadLetter,
     Engine,
     HostReading,
     Iteration,
     ProcessReading,
     Record,
+    XpuReading,
 )
 
 HOUR_MS = 3_600_000
@@ -54,6 +56,7 @@ ITERATIONS = Topic(
 PROCESSES = Topic(
     name="latencyprism.processes.v1", record=ProcessReading, key="engine_id", time="end_ns"
 )
+XPUS = Topic(name="latencyprism.xpus.v1", record=XpuReading, key="engine_id", time="end_ns")
 HOSTS = Topic(name="latencyprism.hosts.v1", record=HostReading, key="engine_id", time="end_ns")
 ENGINES = Topic(
     name="latencyprism.engines.v1", record=Engine, key="engine_id", time="at_ns", compacted=True
@@ -66,6 +69,13 @@ ALERTS = Topic(
     time="at_ns",
     retention_ms=30 * DAY_MS,
 )
+CAPTURES = Topic(
+    name="latencyprism.captures.v1",
+    record=Capture,
+    key="engine_id",
+    time="at_ns",
+    retention_ms=7 * DAY_MS,
+)
 DEADLETTERS = Topic(
     name="latencyprism.deadletters.v1",
     record=DeadLetter,
@@ -76,7 +86,17 @@ DEADLETTERS = Topic(
 
 TOPICS: dict[str, Topic] = {
     topic.name: topic
-    for topic in (ITERATIONS, PROCESSES, HOSTS, ENGINES, BATCHES, ALERTS, DEADLETTERS)
+    for topic in (
+        ITERATIONS,
+        PROCESSES,
+        XPUS,
+        HOSTS,
+        ENGINES,
+        BATCHES,
+        ALERTS,
+        CAPTURES,
+        DEADLETTERS,
+    )
 }
 
 _BY_RECORD = {topic.record: topic for topic in TOPICS.values()}

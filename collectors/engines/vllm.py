@@ -11,6 +11,7 @@ from collectors.discovery import (
     EngineProcess,
     Process,
     ProcessTable,
+    RankProcess,
     listening_ports,
 )
 from collectors.engines.base import Framework
@@ -83,10 +84,16 @@ class Vllm(Framework):
             name=name,
             core=process,
             api_server=api_server,
-            workers=tuple(
-                child
-                for child in table.children.get(process.pid, [])
-                if WORKER_TITLE.match(child.title)
+            ranks=tuple(
+                RankProcess(process=child, rank=rank, label=child.title)
+                for rank, child in enumerate(
+                    (
+                        child
+                        for child in table.children.get(process.pid, [])
+                        if WORKER_TITLE.match(child.title)
+                    ),
+                    start=1,
+                )
             ),
             port=port,
             model=self.model(api_server) if api_server is not None else None,

@@ -17,12 +17,14 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 from schemas.records import (
     Alert,
     Batch,
+    Capture,
     DeadLetter,
     Engine,
     HostReading,
     ProcessReading,
     Record,
     Workload,
+    XpuReading,
 )
 from schemas.tables import migrations
 from streams.sinks.base import Rejected, Sink, SinkUnavailable
@@ -32,9 +34,11 @@ log = logging.getLogger("latencyprism.clickhouse")
 TABLES: dict[type[Any], str] = {
     Batch: "batches",
     ProcessReading: "processes",
+    XpuReading: "xpus",
     HostReading: "hosts",
     Engine: "engines",
     Alert: "alerts",
+    Capture: "captures",
     DeadLetter: "deadletters",
 }
 
@@ -45,13 +49,17 @@ ROW_ERRORS = frozenset({6, 26, 27, 38, 41, 43, 53, 69, 70, 72, 131, 349, 407})
 
 def _fields(record: Record) -> dict[str, Any]:
     names = [name for name in type(record).__dataclass_fields__ if name != "schema"]
-    return {name: getattr(record, name) for name in names}
+    values = {name: getattr(record, name) for name in names}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
 
 
 def _batch_row(batch: Batch) -> dict[str, Any]:
     row = _fields(batch)
     workload: Workload = row.pop("workload")
-    phases = row.pop("phases")
+    phases = batch.phases
+    del row["phases"]
     for name in type(workload).__dataclass_fields__:
         row[name] = getattr(workload, name)
     row["phase_names"] = [time.phase for time in phases]
@@ -64,18 +72,29 @@ def _batch_row(batch: Batch) -> dict[str, Any]:
 def _alert_row(alert: Alert) -> dict[str, Any]:
     row = _fields(alert)
     row["evidence"] = orjson.dumps(alert.evidence).decode()
-    row["other_causes"] = list(alert.other_causes)
     return row
 
 
-def _engine_row(engine: Engine) -> dict[str, Any]:
-    return _fields(engine) | {"pids": list(engine.pids)}
+def _process_row(reading: ProcessReading) -> dict[str, Any]:
+    return _fields(reading) | {"device_ids": list(reading.device_ids or ())}
+
+
+def _xpu_row(reading: XpuReading) -> dict[str, Any]:
+    row = _fields(reading)
+    processes = row.pop("processes") or []
+    row["process_pids"] = [process.pid for process in processes]
+    row["process_memory_used_bytes"] = [process.memory_used_bytes for process in processes]
+    row["process_utilization_ratios"] = [process.utilization_ratio for process in processes]
+    # No array is NULL in ClickHouse; `missing` tells unknown from none.
+    row["throttle_reasons"] = row["throttle_reasons"] or []
+    return row
 
 
 ROWS: dict[type[Any], Callable[[Any], dict[str, Any]]] = {
     Batch: _batch_row,
     Alert: _alert_row,
-    Engine: _engine_row,
+    ProcessReading: _process_row,
+    XpuReading: _xpu_row,
 }
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from schemas.records import Record
 from schemas.settings import KafkaSettings
-from schemas.topics import ALERTS, BATCHES, DEADLETTERS, ENGINES, HOSTS, PROCESSES, Topic
+from schemas.topics import ITERATIONS, Topic
+from schemas.topics import TOPICS as ALL_TOPICS
 from streams.app import Worker, build_worker
 from streams.config import StreamSettings
 from streams.sinks.base import Rejected, Sink
@@ -17,7 +18,8 @@ from streams.sinks.retry import Backoff, write_until_done
 
 log = logging.getLogger("latencyprism.store")
 
-TOPICS = {topic.name: topic for topic in (BATCHES, PROCESSES, HOSTS, ENGINES, ALERTS, DEADLETTERS)}
+# Raw iterations are kept as batches.
+TOPICS = {name: topic for name, topic in ALL_TOPICS.items() if topic is not ITERATIONS}
 
 
 def build(

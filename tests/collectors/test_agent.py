@@ -96,7 +96,7 @@ def test_workers_that_appear_later_become_part_of_the_engine() -> None:
     worker = Process(pid=5000902, parent_pid=CORE.pid, start_ticks=3, arguments=("VLLM::Worker",))
     bench.table.processes.append(worker)
     bench.discover()
-    assert bench.made[0].engine.workers == (worker,)
+    assert bench.made[0].engine.rank_of == {worker.pid: 1, CORE.pid: 0}
 
 
 def test_a_restarted_engine_is_watched_under_the_same_id() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from collectors.discovery import EngineProcess, Process
+from collectors.discovery import EngineProcess, Process, RankProcess
 from collectors.host import process as process_module
 from collectors.host.cpu import parse_cpu_times, parse_cpuinfo_hz, read_frequency_hz
 from collectors.host.memory import parse_memory
@@ -27,7 +27,9 @@ from schemas.records import HostReading, ProcessReading
 HOST = Path(__file__).parents[1] / "fixtures" / "host"
 CORE = Process(pid=5000202, parent_pid=5000200, start_ticks=98500, arguments=("VLLM::EngineCore",))
 WORKER = replace(CORE, pid=5000203, parent_pid=5000202, arguments=("VLLM::Worker_TP",))
-ENGINE = EngineProcess(framework="vllm", name="8001", core=CORE, workers=(WORKER,))
+ENGINE = EngineProcess(
+    framework="vllm", name="8001", core=CORE, ranks=(RankProcess(process=WORKER, rank=1),)
+)
 ID = "h:8001"
 
 

@@ -13,13 +13,15 @@ from tests.schemas.samples import MOMENT_NS, full
 CONTRACT = {
     "latencyprism.iterations.v1": ("iteration.v1", "engine_id", "begin_ns", False),
     "latencyprism.processes.v1": ("process.v1", "engine_id", "end_ns", False),
+    "latencyprism.xpus.v1": ("xpu.v1", "engine_id", "end_ns", False),
     "latencyprism.hosts.v1": ("host.v1", "engine_id", "end_ns", False),
     "latencyprism.engines.v1": ("engine.v1", "engine_id", "at_ns", True),
     "latencyprism.batches.v1": ("batch.v1", "engine_id", "end_ns", False),
     "latencyprism.alerts.v1": ("alert.v1", "incident_id", "at_ns", False),
+    "latencyprism.captures.v1": ("capture.v1", "engine_id", "at_ns", False),
     "latencyprism.deadletters.v1": ("deadletter.v1", "topic", "at_ns", False),
 }
-JOINED = ("iterations", "processes", "hosts", "engines")
+JOINED = ("iterations", "processes", "xpus", "hosts", "engines", "captures")
 
 
 def test_names_and_contracts_of_the_topics_do_not_change() -> None:

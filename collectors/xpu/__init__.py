@@ -1,0 +1,1 @@
+"""Readers of accelerators, one file for each vendor."""
