@@ -15,6 +15,11 @@ pub const STATE_PROCESS_GONE: u32 = 2;
 pub const STATE_PERMISSION_LOST: u32 = 3;
 pub const STATE_SLOT_LOST: u32 = 4;
 pub const STATE_LAGGING: u32 = 5;
+pub const STATE_SELF_CHECK_FAILED: u32 = 6;
+
+/// Rungs, in the payload of STATE_ATTACHED and in the statistics.
+pub const RUNG_COUNTER: i64 = 1;
+pub const RUNG_STACK: i64 = 2;
 
 pub const FLAG_INSIDE_STEP: u8 = 1;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::layout::{self, Bytecode, Layout};
+use crate::layout::{self, Bytecode, Layout, FRAME_HEAD_MOST};
 use crate::memory::{Fields, Memory, Piece, Trouble};
 use crate::objects::Objects;
 use crate::spec::Spec;
@@ -14,8 +14,9 @@ const MAX_LOCALS: usize = 4096;
 const MAX_CODE_UNITS: usize = 1 << 16;
 const MAX_CODES: usize = 1 << 16;
 const MAX_CHUNK: u64 = 1 << 20;
-const CODE_HEAD: usize = 184;
-pub const FRAME_HEAD: usize = 72;
+const CODE_HEAD: usize = 144;
+/// The words of a frame that a tick looks at: code, caller and instruction are among them.
+const FRAME_LOOK: usize = 64;
 /// A code object may be freed and another one put at its address.
 const RECHECK_NS: u64 = 2_000_000_000;
 
@@ -115,19 +116,22 @@ impl Frames {
         let mut words = [0; 24];
         memory.gather_all(
             &[
-                (thread.wrapping_add(layout.thread_cframe), 8),
+                (thread.wrapping_add(layout.thread_frame), 8),
                 (thread.wrapping_add(layout.thread_datastack_chunk), 16),
             ],
             &mut words,
         )?;
-        let (cframe, chunk, top) = (words.u64_at(0), words.u64_at(8), words.u64_at(16));
+        let (holder, chunk, top) = (words.u64_at(0), words.u64_at(8), words.u64_at(16));
         let used = match top.checked_sub(chunk) {
             Some(used) if chunk != 0 && used <= MAX_CHUNK => used as usize,
             _ => 0,
         };
         let mut copy = std::mem::take(&mut self.chunk);
         copy.resize(8 + used, 0);
-        let at = cframe.wrapping_add(layout.cframe_current_frame);
+        let at = match layout.cframe_current_frame {
+            Some(offset) => holder.wrapping_add(offset),
+            None => thread.wrapping_add(layout.thread_frame),
+        };
         let walk = memory
             .gather_all(
                 &[(at, 8), (chunk, used)][..1 + usize::from(used > 0)],
@@ -160,27 +164,32 @@ impl Frames {
             if frame == 0 {
                 return Ok(walk);
             }
-            let mut single = [0; FRAME_HEAD];
-            let inside = frame
-                .checked_sub(chunk)
-                .and_then(|from| copy.get(from as usize..(from as usize).checked_add(FRAME_HEAD)?));
+            let mut single = [0; FRAME_HEAD_MOST];
+            let inside = frame.checked_sub(chunk).and_then(|from| {
+                copy.get(from as usize..(from as usize).checked_add(layout.frame_locals)?)
+            });
             let head = match inside {
                 Some(head) => head,
-                // A generator's frame, or one in an older chunk.
+                // A generator's frame, one in an older chunk, or one on the C stack.
                 None => {
-                    objects.memory.read(frame, &mut single)?;
-                    &single[..]
+                    let single = &mut single[..layout.frame_locals];
+                    objects.memory.read(frame, single)?;
+                    &*single
                 }
             };
             let found = Found {
                 frame,
-                code: head.u64_at(layout.frame_code),
+                code: layout.referent(head.u64_at(layout.frame_code)),
             };
-            let code = self.code(objects, found.code, now_ns)?;
             if wants_parent {
                 walk.parent = Some(found);
                 wants_parent = false;
             }
+            if head[layout.frame_owner] >= layout::FRAME_OF_INTERPRETER {
+                frame = head.u64_at(layout.frame_previous);
+                continue;
+            }
+            let code = self.code(objects, found.code, now_ns)?;
             if walk.phase.is_none() {
                 walk.phase = code.phase;
             }
@@ -397,20 +406,10 @@ fn stores(table: &Bytecode, bytecode: &[u8], index: usize, cell: bool) -> Vec<u6
         } else {
             0
         };
-        let stores = if cell {
-            opcode == table.store_deref
-        } else {
-            table.store_fast.contains(&opcode)
-        };
-        if stores && value == index {
+        if table.assigns(opcode, value, index, cell) {
             found.push(unit as u64 * 2);
         }
-        let caches = table
-            .caches
-            .iter()
-            .find(|(_, opcodes)| opcodes.contains(&opcode))
-            .map_or(0, |(caches, _)| usize::from(*caches));
-        unit += 1 + caches;
+        unit += 1 + table.caches_of(opcode);
     }
     found
 }
@@ -427,7 +426,7 @@ pub struct StepPlace {
 }
 
 /// Bytes of one tick's look at a [`StepPlace`].
-pub const STEP_LOOK: usize = 32 + 8 + 8;
+pub const STEP_LOOK: usize = FRAME_LOOK + 8 + 8;
 
 /// What a tick saw at the remembered place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -466,7 +465,7 @@ impl StepPlace {
             None => self.frame + layout.frame_locals as u64,
         };
         [
-            (self.frame + layout.frame_code as u64, 32),
+            (self.frame, FRAME_LOOK),
             (self.parent.frame + layout.frame_code as u64, 8),
             (local, 8),
         ]
@@ -479,12 +478,13 @@ impl StepPlace {
             batch: 0,
             older: 0,
         };
-        let code = bytes.u64_at(0);
-        let previous = bytes.u64_at(layout.frame_previous - layout.frame_code);
-        let instruction = bytes.u64_at(layout.frame_prev_instr - layout.frame_code);
+        let code = layout.referent(bytes.u64_at(layout.frame_code));
+        let previous = bytes.u64_at(layout.frame_previous);
+        let instruction = bytes.u64_at(layout.frame_prev_instr);
+        let parent_code = layout.referent(bytes.u64_at(FRAME_LOOK));
         // In another chunk the stack is deeper than the step frame.
         let covered = chunk != self.chunk || top > self.frame;
-        if !covered || previous != self.parent.frame || bytes.u64_at(32) != self.parent.code {
+        if !covered || previous != self.parent.frame || parent_code != self.parent.code {
             return OUTSIDE;
         }
         let Some(running) = self.codes.iter().find(|known| known.address == code) else {
@@ -494,7 +494,9 @@ impl StepPlace {
         self.batch = running.batch;
         let offset = instruction.wrapping_sub(code + layout.code_bytecode as u64);
         let object = match running.batch {
-            Some(local) if asked == running.batch && offset >= local.from => bytes.u64_at(40),
+            Some(local) if asked == running.batch && offset >= local.from => {
+                layout.referent(bytes.u64_at(FRAME_LOOK + 8))
+            }
             _ => 0,
         };
         let older = running.batch.is_some_and(|local| offset >= local.until);
@@ -509,10 +511,10 @@ impl StepPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::layout_of;
+    use crate::layout::tests::layout_of;
 
     fn layout() -> &'static Layout {
-        layout_of(3, 11).unwrap()
+        layout_of(3, 11)
     }
 
     #[test]
@@ -562,7 +564,13 @@ mod tests {
     }
 
     fn bytes(code: u64, parent: u64, offset: u64, parent_code: u64, local: u64) -> Vec<u8> {
-        [code, 0, parent, 0x9000 + 184 + offset, parent_code, local]
+        let mut words = [0; 10];
+        words[4] = code;
+        words[6] = parent;
+        words[7] = 0x9000 + 184 + offset;
+        words[8] = parent_code;
+        words[9] = local;
+        words
             .iter()
             .flat_map(|word: &u64| word.to_le_bytes())
             .collect()

@@ -7,6 +7,7 @@
 )))]
 compile_error!("latencyprism-native reads 64-bit little-endian Linux processes only");
 
+mod calls;
 mod clock;
 mod dump;
 mod errors;
@@ -14,11 +15,14 @@ mod events;
 mod frames;
 mod layout;
 mod memory;
+mod lookahead;
 mod objects;
 mod pace;
+mod places;
 mod process;
 mod reader;
 mod sampler;
+mod selfcheck;
 mod spec;
 mod stats;
 mod time;
@@ -62,6 +66,10 @@ mod latencyprism_native {
             ("STATE_PERMISSION_LOST", events::STATE_PERMISSION_LOST),
             ("STATE_SLOT_LOST", events::STATE_SLOT_LOST),
             ("STATE_LAGGING", events::STATE_LAGGING),
+            (
+                "STATE_SELF_CHECK_FAILED",
+                events::STATE_SELF_CHECK_FAILED,
+            ),
             ("FLAG_INSIDE_STEP", u32::from(events::FLAG_INSIDE_STEP)),
         ] {
             module.add(name, value)?;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use crate::events::UNKNOWN;
-use crate::layout::{self, Layout};
+use crate::layout::{self, Layout, Managed};
 use crate::memory::{Fields, Memory, Piece, Trouble};
 use crate::spec::Reduce;
 
@@ -21,22 +21,49 @@ const DEQUE_BLOCK: u64 = 64;
 const MAX_TUPLE: i64 = 16;
 const MAX_BASES: usize = 16;
 const MAX_CACHED: usize = 4096;
+/// Attributes of an object that is asked for the length of its only container.
+const MAX_HELD: usize = 32;
 /// Elements whose attributes need a read of their own each (no shared layout).
 const MAX_SLOW_ELEMENTS: usize = 256;
 
-/// An object's head with the words in front of it that a managed dictionary uses.
+/// An object's head with the words in front of it and behind it that hold its attributes.
 const BEFORE: u64 = 32;
-const HEAD: usize = 48;
+const HEAD: usize = 56;
+/// A container's own fields.
+const CONTAINER: usize = 48;
 /// An int with up to two digits; CPython allocates in units of 16 bytes.
 pub const INT_BYTES: usize = 32;
 const DICT_BYTES: usize = 48;
 const KEYS_BYTES: usize = 32;
+const TYPE_BYTES: usize = 296;
+
+/// A word that must stay as it is, as far as its mask goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    pub address: u64,
+    mask: u64,
+    expected: u64,
+}
+
+impl Guard {
+    fn whole(address: u64, expected: u64) -> Self {
+        Guard {
+            address,
+            mask: u64::MAX,
+            expected,
+        }
+    }
+
+    pub fn holds(&self, word: u64) -> bool {
+        word & self.mask == self.expected
+    }
+}
 
 /// Where an attribute's value pointer lives, and the words that must stay as they are for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Slot {
     pub address: u64,
-    pub guards: Vec<(u64, u64)>,
+    pub guards: Vec<Guard>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +81,23 @@ enum Shape {
 #[derive(Debug, Clone, Copy)]
 struct Class {
     managed: bool,
+    /// Where values may lie in the object itself; 0 when they never do.
+    values_behind: u64,
     dictoffset: i64,
     cached_keys: u64,
+    /// 0 for built-in types, which are not searched.
+    dict: u64,
+    base: u64,
+    /// A type of its own kind for which `len` is defined.
+    sized: bool,
     shape: Shape,
+}
+
+impl Class {
+    /// Whether [`Objects::head`] has what tells if values lie in the object.
+    fn values_in_head(&self) -> bool {
+        BEFORE + self.values_behind + 8 <= HEAD as u64
+    }
 }
 
 /// Attribute storage of one object: a table of keys, and where the values are.
@@ -80,6 +121,8 @@ pub struct Objects<M> {
     pub layout: &'static Layout,
     classes: HashMap<u64, Class>,
     places: HashMap<u64, Vec<(String, Place)>>,
+    /// By type: where `__slots__` put a name, if they did.
+    members: HashMap<u64, Vec<(String, Option<u64>)>>,
 }
 
 impl<M: Memory> Objects<M> {
@@ -89,6 +132,7 @@ impl<M: Memory> Objects<M> {
             layout,
             classes: HashMap::new(),
             places: HashMap::new(),
+            members: HashMap::new(),
         }
     }
 
@@ -96,6 +140,7 @@ impl<M: Memory> Objects<M> {
     pub fn forget(&mut self) {
         self.classes.clear();
         self.places.clear();
+        self.members.clear();
     }
 
     fn class(&mut self, address: u64) -> Result<Class, Trouble> {
@@ -103,28 +148,42 @@ impl<M: Memory> Objects<M> {
             return Ok(*class);
         }
         let layout = self.layout;
-        let mut bytes = [0; 296];
+        let mut bytes = [0; TYPE_BYTES];
         self.memory.read(address, &mut bytes)?;
         let flags = bytes.u64_at(layout.type_flags);
         if flags & layout::READY == 0 || bytes.u64_at(layout.object_type) == 0 {
             return Err(Trouble::Torn);
         }
         let heap = flags & layout::HEAP_TYPE != 0;
+        let shape = match flags {
+            f if f & layout::INT_SUBCLASS != 0 => Shape::Int,
+            f if f & layout::LIST_SUBCLASS != 0 => Shape::List,
+            f if f & layout::TUPLE_SUBCLASS != 0 => Shape::Tuple,
+            f if f & layout::DICT_SUBCLASS != 0 => Shape::Dict,
+            _ => self.builtin_shape(&bytes)?,
+        };
+        let managed = flags & layout::MANAGED_DICT != 0;
         let class = Class {
-            managed: flags & layout::MANAGED_DICT != 0,
+            managed,
+            values_behind: if managed && flags & layout::INLINE_VALUES != 0 {
+                bytes.u64_at(layout.type_basicsize)
+            } else {
+                0
+            },
             dictoffset: bytes.i64_at(layout.type_dictoffset),
             cached_keys: if heap {
                 self.memory.word(address + layout.type_cached_keys as u64)?
             } else {
                 0
             },
-            shape: match flags {
-                f if f & layout::INT_SUBCLASS != 0 => Shape::Int,
-                f if f & layout::LIST_SUBCLASS != 0 => Shape::List,
-                f if f & layout::TUPLE_SUBCLASS != 0 => Shape::Tuple,
-                f if f & layout::DICT_SUBCLASS != 0 => Shape::Dict,
-                _ => self.builtin_shape(&bytes)?,
+            dict: if heap {
+                bytes.u64_at(layout.type_dict)
+            } else {
+                0
             },
+            base: bytes.u64_at(layout.type_base),
+            sized: heap && shape == Shape::Other && self.defines_length(&bytes)?,
+            shape,
         };
         if self.classes.len() >= MAX_CACHED {
             self.classes.clear();
@@ -133,11 +192,20 @@ impl<M: Memory> Objects<M> {
         Ok(class)
     }
 
+    /// Whether instances have a `len`: a type made by a class statement has the table behind this
+    /// pointer in itself.
+    fn defines_length(&self, class: &[u8]) -> Result<bool, Trouble> {
+        match class.u64_at(self.layout.type_as_sequence) {
+            0 => Ok(false),
+            table => Ok(self.memory.word(table)? != 0),
+        }
+    }
+
     /// Sets and deques have no flag of their own: go down to the built-in base and look at the
     /// name compiled into the interpreter.
     fn builtin_shape(&self, class: &[u8]) -> Result<Shape, Trouble> {
         let layout = self.layout;
-        let mut bytes = [0; 296];
+        let mut bytes = [0; TYPE_BYTES];
         bytes.copy_from_slice(class);
         for _ in 0..MAX_BASES {
             if bytes.u64_at(layout.type_flags) & layout::HEAP_TYPE == 0 {
@@ -160,9 +228,9 @@ impl<M: Memory> Objects<M> {
     }
 
     /// An object's own head, and what kind it is; what lies behind a small object may be missing.
-    fn inspect(&mut self, object: u64) -> Result<(Shape, [u8; HEAD]), Trouble> {
-        let mut head = [0; HEAD];
-        if self.memory.gather(&[(object, HEAD)], &mut head)? < INT_BYTES {
+    fn inspect(&mut self, object: u64) -> Result<(Shape, [u8; CONTAINER]), Trouble> {
+        let mut head = [0; CONTAINER];
+        if self.memory.gather(&[(object, CONTAINER)], &mut head)? < INT_BYTES {
             return Err(Trouble::Torn);
         }
         let class = self.class(head.u64_at(self.layout.object_type))?;
@@ -175,21 +243,51 @@ impl<M: Memory> Objects<M> {
     pub fn slot(&mut self, object: u64, name: &str) -> Result<Slot, Trouble> {
         let mut head = [0; HEAD];
         self.head(object, &mut head)?;
-        let (attributes, mut guards) = self.attributes(object, &head)?;
+        match self.attribute_slot(object, &head, name) {
+            Err(Trouble::Absent) => self.member_slot(object, &head, name),
+            other => other,
+        }
+    }
+
+    fn attribute_slot(&mut self, object: u64, head: &[u8], name: &str) -> Result<Slot, Trouble> {
+        let (attributes, mut guards) = self.attributes(object, head)?;
         let place = self.place(attributes.keys, name)?;
         let address = value_address(attributes, place);
         // A key removed and added again lands elsewhere in the same table.
         if attributes.values == 0 {
-            guards.push((place.entries + 16 * place.index, place.key));
+            guards.push(Guard::whole(place.entries + 16 * place.index, place.key));
         }
         Ok(Slot { address, guards })
+    }
+
+    fn member_slot(&mut self, object: u64, head: &[u8], name: &str) -> Result<Slot, Trouble> {
+        let class = head.u64_at(self.type_at());
+        let offset = self.member(class, name)?;
+        Ok(Slot {
+            address: object.wrapping_add(offset),
+            guards: vec![Guard::whole(object + self.layout.object_type as u64, class)],
+        })
     }
 
     /// The object that `object.name` is.
     pub fn attribute(&mut self, object: u64, name: &str) -> Result<u64, Trouble> {
         let mut head = [0; HEAD];
         self.head(object, &mut head)?;
-        let (attributes, _) = self.attributes(object, &head)?;
+        let value = match self.instance_attribute(object, &head, name) {
+            Err(Trouble::Absent) => {
+                let slot = self.member_slot(object, &head, name)?;
+                self.memory.word(slot.address)?
+            }
+            other => other?,
+        };
+        match value {
+            0 => Err(Trouble::Absent),
+            value => Ok(value),
+        }
+    }
+
+    fn instance_attribute(&mut self, object: u64, head: &[u8], name: &str) -> Result<u64, Trouble> {
+        let (attributes, _) = self.attributes(object, head)?;
         // Once with what is remembered of this table, once afresh.
         for _ in 0..2 {
             let place = self.place(attributes.keys, name)?;
@@ -202,14 +300,77 @@ impl<M: Memory> Objects<M> {
                 &mut words,
             )?;
             if words.u64_at(0) == place.key {
-                return match words.u64_at(8) {
-                    0 => Err(Trouble::Absent),
-                    value => Ok(value),
-                };
+                return Ok(words.u64_at(8));
             }
             self.places.remove(&attributes.keys);
         }
         Err(Trouble::Torn)
+    }
+
+    /// Where `__slots__` of this type or of a base put `name`, from the object's start.
+    fn member(&mut self, class: u64, name: &str) -> Result<u64, Trouble> {
+        let known = self.members.get(&class).map_or(&[][..], Vec::as_slice);
+        if let Some((_, found)) = known.iter().find(|(known, _)| known == name) {
+            return found.ok_or(Trouble::Absent);
+        }
+        let found = match self.search_member(class, name) {
+            Ok(offset) => Some(offset),
+            Err(Trouble::Absent) => None,
+            Err(other) => return Err(other),
+        };
+        if self.members.len() >= MAX_CACHED {
+            self.members.clear();
+        }
+        let known = self.members.entry(class).or_default();
+        known.push((name.to_owned(), found));
+        found.ok_or(Trouble::Absent)
+    }
+
+    /// Slots extend what an object holds, so they are all on the way of the first bases.
+    fn search_member(&mut self, class: u64, name: &str) -> Result<u64, Trouble> {
+        let mut at = class;
+        for _ in 0..MAX_BASES {
+            let class = self.class(at)?;
+            if class.dict == 0 {
+                break;
+            }
+            match self.member_of_own(class.dict, name) {
+                Err(Trouble::Absent) => at = class.base,
+                other => return other,
+            }
+        }
+        Err(Trouble::Absent)
+    }
+
+    fn member_of_own(&mut self, dict: u64, name: &str) -> Result<u64, Trouble> {
+        let layout = self.layout;
+        let attributes = self.dictionary(dict)?;
+        let place = self.place(attributes.keys, name)?;
+        let descriptor = self.memory.word(value_address(attributes, place))?;
+        let class = self
+            .memory
+            .word(descriptor.wrapping_add(layout.object_type as u64))?;
+        if !self.is_named(class, b"member_descriptor\0")? {
+            return Err(Trouble::Absent);
+        }
+        let at = descriptor.wrapping_add(layout.descriptor_member);
+        let mut member = [0; 24];
+        let member_at = self.memory.word(at)?;
+        self.memory.read(member_at, &mut member)?;
+        match member.u32_at(layout.member_kind) {
+            layout::MEMBER_OBJECT | layout::MEMBER_OBJECT_OR_ERROR => {
+                Ok(member.u64_at(layout.member_offset))
+            }
+            _ => Err(Trouble::Absent),
+        }
+    }
+
+    fn is_named(&self, class: u64, name: &[u8]) -> Result<bool, Trouble> {
+        let at = class.wrapping_add(self.layout.type_name as u64);
+        let mut found = vec![0; name.len()];
+        let name_at = self.memory.word(at)?;
+        let arrived = self.memory.gather(&[(name_at, name.len())], &mut found)?;
+        Ok(arrived == name.len() && found == name)
     }
 
     /// The object at the end of a dotted path.
@@ -231,7 +392,7 @@ impl<M: Memory> Objects<M> {
                 return Err(Trouble::Absent);
             }
             guards.extend(slot.guards);
-            guards.push((slot.address, object));
+            guards.push(Guard::whole(slot.address, object));
         }
         let mut slot = self.slot(object, last)?;
         guards.append(&mut slot.guards);
@@ -253,27 +414,31 @@ impl<M: Memory> Objects<M> {
         }
     }
 
+    /// Where an object's type is in what [`head`](Self::head) reads.
+    fn type_at(&self) -> usize {
+        BEFORE as usize + self.layout.object_type
+    }
+
     fn attributes(
         &mut self,
         object: u64,
         head: &[u8],
-    ) -> Result<(Attributes, Vec<(u64, u64)>), Trouble> {
+    ) -> Result<(Attributes, Vec<Guard>), Trouble> {
         let layout = self.layout;
-        let class = self.class(head.u64_at(BEFORE as usize + layout.object_type))?;
+        let class = self.class(head.u64_at(self.type_at()))?;
+        if let Some((values, guards)) = self.own_values(class, object, head)? {
+            let attributes = Attributes {
+                keys: class.cached_keys,
+                values,
+            };
+            return Ok((attributes, guards));
+        }
         let (at, dict) = if class.managed {
-            let values = head.u64_at((BEFORE - layout.managed_values_before) as usize);
-            if values != 0 {
-                let attributes = Attributes {
-                    keys: class.cached_keys,
-                    values,
-                };
-                let guard = (object - layout.managed_values_before, values);
-                return Ok((attributes, vec![guard]));
-            }
-            (
-                object - layout.managed_dict_before,
-                head.u64_at((BEFORE - layout.managed_dict_before) as usize),
-            )
+            let before = match layout.managed {
+                Managed::Apart { dict, .. } | Managed::Behind { dict, .. } => dict,
+                Managed::Either { word } => word,
+            };
+            (object - before, head.u64_at((BEFORE - before) as usize))
         } else if class.dictoffset > 0 {
             let at = object.wrapping_add(class.dictoffset as u64);
             (at, self.memory.word(at)?)
@@ -283,21 +448,82 @@ impl<M: Memory> Objects<M> {
         if dict == 0 {
             return Err(Trouble::Absent);
         }
+        let mut words = [0; 16];
+        let attributes = self.dictionary_words(dict, &mut words)?;
+        let guards = vec![
+            Guard::whole(at, dict),
+            Guard::whole(dict + layout.dict_keys as u64, words.u64_at(0)),
+            Guard::whole(dict + layout.dict_values as u64, words.u64_at(8)),
+        ];
+        Ok((attributes, guards))
+    }
+
+    /// The first of the values that an object has without a dictionary, by its class's keys.
+    fn own_values(
+        &self,
+        class: Class,
+        object: u64,
+        head: &[u8],
+    ) -> Result<Option<(u64, Vec<Guard>)>, Trouble> {
+        if !class.managed {
+            return Ok(None);
+        }
+        let before = |word: u64| (object - word, head.u64_at((BEFORE - word) as usize));
+        Ok(match self.layout.managed {
+            Managed::Apart { values, .. } => {
+                let (at, values) = before(values);
+                (values != 0).then(|| (values, vec![Guard::whole(at, values)]))
+            }
+            Managed::Either { word } => {
+                let (at, tagged) = before(word);
+                (tagged & 1 != 0).then(|| (tagged.wrapping_add(1), vec![Guard::whole(at, tagged)]))
+            }
+            Managed::Behind { .. } if class.values_behind == 0 => None,
+            Managed::Behind { valid, .. } => {
+                let at = object.wrapping_add(class.values_behind);
+                let word = if class.values_in_head() {
+                    head.u64_at((BEFORE + class.values_behind) as usize)
+                } else {
+                    self.memory.word(at)?
+                };
+                let valid = Guard {
+                    address: at,
+                    mask: 0xff << (8 * valid),
+                    expected: 1 << (8 * valid),
+                };
+                let type_at = object + self.layout.object_type as u64;
+                let of_class = Guard::whole(type_at, head.u64_at(self.type_at()));
+                let start = at.wrapping_add(self.layout.values_first);
+                valid.holds(word).then(|| (start, vec![valid, of_class]))
+            }
+        })
+    }
+
+    fn dictionary(&mut self, dict: u64) -> Result<Attributes, Trouble> {
+        self.dictionary_words(dict, &mut [0; 16])
+    }
+
+    /// What a dictionary has its values by; `words` get the two pointers as they are there.
+    fn dictionary_words(&mut self, dict: u64, words: &mut [u8; 16]) -> Result<Attributes, Trouble> {
+        let layout = self.layout;
         let mut bytes = [0; DICT_BYTES];
         self.memory.read(dict, &mut bytes)?;
         if self.class(bytes.u64_at(layout.object_type))?.shape != Shape::Dict {
             return Err(Trouble::Torn);
         }
-        let attributes = Attributes {
+        words.copy_from_slice(&bytes[layout.dict_keys..layout.dict_keys + 16]);
+        Ok(Attributes {
             keys: bytes.u64_at(layout.dict_keys),
-            values: bytes.u64_at(layout.dict_values),
-        };
-        let guards = vec![
-            (at, dict),
-            (dict + layout.dict_keys as u64, attributes.keys),
-            (dict + layout.dict_values as u64, attributes.values),
-        ];
-        Ok((attributes, guards))
+            values: self.split_values(&bytes),
+        })
+    }
+
+    /// The first value of a dictionary that shares its keys; 0 where the table has the values.
+    fn split_values(&self, dict: &[u8]) -> u64 {
+        match dict.u64_at(self.layout.dict_values) {
+            0 => 0,
+            values => values.wrapping_add(self.layout.values_first),
+        }
     }
 
     fn place(&mut self, keys: u64, name: &str) -> Result<Place, Trouble> {
@@ -385,8 +611,8 @@ impl<M: Memory> Objects<M> {
         if self.class(bytes.u64_at(layout.object_type))?.shape != Shape::Int {
             return Err(Trouble::Absent);
         }
-        let size = bytes.i64_at(layout.object_size);
-        let mut magnitude = match size.unsigned_abs() {
+        let (digits, negative) = self.int_size(bytes);
+        let mut magnitude = match digits {
             0 => 0,
             1 => u64::from(bytes.u32_at(layout.int_digits)),
             2 | 3 => {
@@ -395,7 +621,7 @@ impl<M: Memory> Objects<M> {
             }
             _ => return Err(Trouble::Absent),
         };
-        if size.unsigned_abs() == 3 {
+        if digits == 3 {
             let mut third = [0; 4];
             self.memory.read(
                 object.wrapping_add(layout.int_digits as u64 + 8),
@@ -409,7 +635,18 @@ impl<M: Memory> Objects<M> {
         }
         // At most 63 bits by the checks above, so the sign always fits.
         let magnitude = i64::try_from(magnitude).map_err(|_| Trouble::Torn)?;
-        Ok(if size < 0 { -magnitude } else { magnitude })
+        Ok(if negative { -magnitude } else { magnitude })
+    }
+
+    /// How many digits an int has, and whether it is below zero.
+    fn int_size(&self, bytes: &[u8]) -> (u64, bool) {
+        let size = bytes.i64_at(self.layout.object_size);
+        if self.layout.int_tagged {
+            // Two bits of sign (0, 1 for zero, 2), one that is reserved.
+            (size as u64 >> 3, size & 3 == 2)
+        } else {
+            (size.unsigned_abs(), size < 0)
+        }
     }
 
     /// The values of many ints; equal pointers are read once.
@@ -508,9 +745,11 @@ impl<M: Memory> Objects<M> {
     }
 
     fn dict_values(&self, head: &[u8]) -> Result<Vec<u64>, Trouble> {
-        let layout = self.layout;
-        let table = self.table(head.u64_at(layout.dict_keys))?;
-        let values = head.u64_at(layout.dict_values);
+        let table = self.table(head.u64_at(self.layout.dict_keys))?;
+        self.table_values(&table, self.split_values(head))
+    }
+
+    fn table_values(&self, table: &Table, values: u64) -> Result<Vec<u64>, Trouble> {
         let mut found = if values != 0 {
             self.words(values, table.count)?
         } else {
@@ -526,6 +765,33 @@ impl<M: Memory> Objects<M> {
         Ok(found)
     }
 
+    /// The length of the only container that an object holds, if it says that it has a length:
+    /// queues are often a heap in a list, or a deque, under a class of the engine's own.
+    fn held_length(&mut self, object: u64) -> Result<i64, Trouble> {
+        let mut head = [0; HEAD];
+        self.head(object, &mut head)?;
+        if !self.class(head.u64_at(self.type_at()))?.sized {
+            return Err(Trouble::Absent);
+        }
+        let (attributes, _) = self.attributes(object, &head)?;
+        let table = self.table(attributes.keys)?;
+        if table.general || table.count > MAX_HELD {
+            return Err(Trouble::Absent);
+        }
+        let mut held = None;
+        for value in self.table_values(&table, attributes.values)? {
+            let (shape, head) = self.inspect(value)?;
+            if matches!(shape, Shape::Int | Shape::Other) {
+                continue;
+            }
+            if held.is_some() {
+                return Err(Trouble::Absent);
+            }
+            held = Some(self.length(shape, &head)?);
+        }
+        held.ok_or(Trouble::Absent)
+    }
+
     fn words(&self, address: u64, count: usize) -> Result<Vec<u64>, Trouble> {
         let mut bytes = vec![0; count * 8];
         self.memory.read(address, &mut bytes)?;
@@ -534,14 +800,12 @@ impl<M: Memory> Objects<M> {
 
     /// `name` of every object; in a few reads when they share a class, as batch entries do.
     fn attribute_of_each(&mut self, objects: &[u64], name: &str) -> Result<Vec<u64>, Trouble> {
-        let layout = self.layout;
         if let Some(values) = self.attribute_of_alike(objects, name)? {
             return Ok(values);
         }
         if objects.len() > MAX_SLOW_ELEMENTS {
             return Err(Trouble::Absent);
         }
-        debug_assert!(layout.managed_values_before <= BEFORE);
         objects
             .iter()
             .map(|object| self.attribute(*object, name))
@@ -553,26 +817,42 @@ impl<M: Memory> Objects<M> {
         objects: &[u64],
         name: &str,
     ) -> Result<Option<Vec<u64>>, Trouble> {
-        let layout = self.layout;
         let pieces: Vec<Piece> = objects
             .iter()
             .map(|object| (object.saturating_sub(BEFORE), HEAD))
             .collect();
         let mut heads = vec![0; objects.len() * HEAD];
         self.memory.gather_all(&pieces, &mut heads)?;
-        let type_at = BEFORE as usize + layout.object_type;
-        let first = heads.u64_at(type_at);
-        let class = self.class(first)?;
-        let values_at = (BEFORE - layout.managed_values_before) as usize;
-        let alike = |head: &[u8]| head.u64_at(type_at) == first && head.u64_at(values_at) != 0;
-        if !class.managed || !heads.chunks_exact(HEAD).all(alike) {
+        let heads: Vec<&[u8]> = heads.chunks_exact(HEAD).collect();
+        let type_at = self.type_at();
+        let Some(first) = heads.first().map(|head| head.u64_at(type_at)) else {
+            return Ok(None);
+        };
+        if heads.iter().any(|head| head.u64_at(type_at) != first) {
             return Ok(None);
         }
-        let place = self.place(class.cached_keys, name)?;
-        let pieces: Vec<Piece> = heads
-            .chunks_exact(HEAD)
-            .map(|head| (head.u64_at(values_at).wrapping_add(8 * place.index), 8))
-            .collect();
+        let class = self.class(first)?;
+        let pieces: Vec<Piece> = if class.managed {
+            if !class.values_in_head() {
+                return Ok(None);
+            }
+            let mut starts = Vec::with_capacity(objects.len());
+            for (head, object) in heads.iter().zip(objects) {
+                match self.own_values(class, *object, head)? {
+                    Some((start, _)) => starts.push(start),
+                    None => return Ok(None),
+                }
+            }
+            let index = self.place(class.cached_keys, name)?.index;
+            let value = |start: &u64| (start.wrapping_add(8 * index), 8);
+            starts.iter().map(value).collect()
+        } else if class.dictoffset == 0 {
+            let offset = self.member(first, name)?;
+            let value = |object: &u64| (object.wrapping_add(offset), 8);
+            objects.iter().map(value).collect()
+        } else {
+            return Ok(None);
+        };
         let mut bytes = vec![0; objects.len() * 8];
         self.memory.gather_all(&pieces, &mut bytes)?;
         let values: Vec<u64> = (0..objects.len()).map(|i| bytes.u64_at(i * 8)).collect();
@@ -612,6 +892,7 @@ impl<M: Memory> Objects<M> {
         for reduction in reductions {
             let result = match reduction {
                 Reduce::Int => self.decode_int(object, &head),
+                Reduce::Len if shape == Shape::Other => self.held_length(object),
                 Reduce::Len => self.length(shape, &head),
                 other => {
                     let values = values.get_or_insert_with(|| {
@@ -675,7 +956,7 @@ fn fold(reduction: Reduce, values: &[i64]) -> Result<i64, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::layout_of;
+    use crate::layout::tests::layout_of;
     use crate::memory::fake::FakeMemory;
     use crate::spec::Path;
 
@@ -783,7 +1064,7 @@ mod tests {
         /// An instance with inline values; `Thing`'s shared keys must be put first.
         fn thing(&self, at: u64, values: &[u64]) -> u64 {
             self.memory
-                .put_words(at - 32, &[at + 0x100, 0, 0, 0, 1, THING]);
+                .put_words(at - 32, &[at + 0x100, 0, 0, 0, 1, THING, 0]);
             self.memory.put_words(at + 0x100, values);
             at
         }
@@ -797,7 +1078,7 @@ mod tests {
         }
 
         fn done(self) -> Objects<FakeMemory> {
-            Objects::new(self.memory, layout_of(3, 11).unwrap())
+            Objects::new(self.memory, layout_of(3, 11))
         }
     }
 
@@ -876,10 +1157,10 @@ mod tests {
         let steps = path("scheduler.current_step").steps;
         let slot = objects.resolve(0x60_000, &steps).unwrap();
         assert_eq!(objects.memory.word(slot.address), Ok(step));
-        assert!(slot.guards.contains(&(0x60_000 - 32, 0x60_100)));
-        assert!(slot.guards.contains(&(0x60_100, 0x61_000)));
-        for (address, expected) in slot.guards {
-            assert_eq!(objects.memory.word(address), Ok(expected));
+        assert!(slot.guards.contains(&Guard::whole(0x60_000 - 32, 0x60_100)));
+        assert!(slot.guards.contains(&Guard::whole(0x60_100, 0x61_000)));
+        for guard in slot.guards {
+            assert!(guard.holds(objects.memory.word(guard.address).unwrap()));
         }
     }
 

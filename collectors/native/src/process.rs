@@ -8,7 +8,8 @@ use py_spy::config::LockingStrategy;
 use py_spy::{Config, PythonSpy};
 
 use crate::errors::Failure;
-use crate::layout::SUPPORTED;
+use crate::layout::{self, Layout, NoLayout, SUPPORTED};
+use crate::memory::{ProcessMemory, Trouble};
 
 /// A handle that cannot come to mean another process.
 pub struct Identity {
@@ -79,6 +80,51 @@ pub fn spy_on(pid: i32, names: bool) -> Result<PythonSpy, Failure> {
     PythonSpy::new(pid, &config).map_err(|error| explain(&identity, &error))
 }
 
+/// Where the interpreter of an attached process keeps things.
+pub fn layout_of(
+    memory: &ProcessMemory,
+    pid: i32,
+    spy: &PythonSpy,
+) -> Result<&'static Layout, Failure> {
+    let version = &spy.version;
+    let interpreter = spy.addresses.interpreter_address as u64;
+    layout::layout_of(memory, (version.major, version.minor), interpreter).map_err(|reason| {
+        match reason {
+            NoLayout::Unreadable(Trouble::Gone) => Failure::gone(pid),
+            NoLayout::Unreadable(Trouble::Refused) => Failure::refused(pid),
+            NoLayout::Unreadable(_) => Failure::Unsupported(format!(
+                "process {pid} runs Python {version}, but does not say where that keeps its \
+                 threads: use the engine's /metrics, and report how this Python was built"
+            )),
+            NoLayout::FreeThreaded => free_threaded(pid),
+            NoLayout::UnknownVersion => Failure::Unsupported(format!(
+                "process {pid} runs Python {version}, and counters are read from {SUPPORTED} only: \
+                 the agent falls back to the engine's /metrics; run the engine on {SUPPORTED} to \
+                 have every iteration"
+            )),
+        }
+    })
+}
+
+fn free_threaded(pid: i32) -> Failure {
+    Failure::Unsupported(format!(
+        "process {pid} runs a free-threaded Python, and counters are read from {SUPPORTED} with a \
+         GIL only: the agent falls back to the engine's /metrics; run the engine on an ordinary \
+         build to have every iteration"
+    ))
+}
+
+/// Whether the files of a free-threaded build are mapped, `libpython3.13t.so` or a module for it.
+fn maps_free_threaded(maps: &str) -> bool {
+    let follows = |rest: &str| {
+        rest.trim_start_matches(|letter: char| letter.is_ascii_digit())
+            .starts_with('t')
+    };
+    ["/python3.", "/libpython3.", ".cpython-3"]
+        .iter()
+        .any(|start| maps.split(start).skip(1).any(follows))
+}
+
 /// Turns py-spy's error into ours.
 pub fn explain(identity: &Identity, error: &anyhow::Error) -> Failure {
     let pid = identity.pid;
@@ -93,6 +139,10 @@ pub fn explain(identity: &Identity, error: &anyhow::Error) -> Failure {
     let text = format!("{error:#}");
     if refused || text.contains("ermission denied") || text.contains("not permitted") {
         return Failure::refused(pid);
+    }
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    if maps_free_threaded(&maps) {
+        return free_threaded(pid);
     }
     Failure::Unsupported(format!(
         "process {pid} cannot be read as Python ({text}): check that it is a Python engine; \
@@ -109,6 +159,31 @@ mod tests {
         let pid = std::process::id() as i32;
         assert!(!Identity::of(pid).unwrap().ended());
         assert!(start_time(pid).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_free_threaded_build_is_known_by_its_files() {
+        for name in [
+            "/usr/bin/python3.13t",
+            "/usr/lib/libpython3.14t.so.1.0",
+            "/x/lib-dynload/_json.cpython-314t-x86_64-linux-gnu.so",
+        ] {
+            assert!(
+                maps_free_threaded(&format!("7f00-7f01 r-xp 0 0 1 {name}\n")),
+                "{name}"
+            );
+        }
+        for name in [
+            "/usr/bin/python3.13",
+            "/usr/lib/libpython3.14.so.1.0",
+            "/usr/lib/python3.12/test.so",
+            "/x/_json.cpython-314-x86_64-linux-gnu.so",
+        ] {
+            assert!(
+                !maps_free_threaded(&format!("7f00-7f01 r-xp 0 0 1 {name}\n")),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -7,9 +7,9 @@ use crate::clock::{Clock, Edge, Observation, Reading};
 use crate::errors::Failure;
 use crate::events::{self, Event};
 use crate::frames::{Found, Frames, StepLook, StepPlace, Walk, STEP_LOOK};
-use crate::layout::{layout_of, Layout, SUPPORTED};
+use crate::layout::Layout;
 use crate::memory::{Fields, Memory, Piece, ProcessMemory, Trouble};
-use crate::objects::{Objects, Slot, INT_BYTES};
+use crate::objects::{Guard, Objects, Slot, INT_BYTES};
 use crate::process::{self, Identity};
 use crate::spec::{CounterKind, Path, Reduce, Spec};
 use crate::stats::Stats;
@@ -107,21 +107,16 @@ impl Reader {
         let started = process::start_time(pid);
         let spy = process::spy_on(pid, false)?;
         let version = spy.version.to_string();
-        let Some(layout) = layout_of(spy.version.major, spy.version.minor) else {
-            return Err(Failure::Unsupported(format!(
-                "process {pid} runs Python {version}, and counters are read from {SUPPORTED} only: \
-                 the agent falls back to the engine's /metrics; run the engine on {SUPPORTED} to \
-                 have every iteration"
-            )));
-        };
         let interpreter = spy.addresses.interpreter_address as u64;
+        let memory = ProcessMemory::new(pid);
+        let layout = process::layout_of(&memory, pid, &spy)?;
         let fields = spec.batch.iter().flat_map(|batch| &batch.fields);
         let field_count = fields.clone().count();
         let mut reader = Reader {
             version,
             interpreter,
             layout,
-            objects: Objects::new(ProcessMemory::new(pid), layout),
+            objects: Objects::new(memory, layout),
             frames: Frames::new(spec.clone()),
             batch_groups: group(fields, 0),
             gauge_groups: group(spec.gauges.iter(), field_count),
@@ -219,7 +214,7 @@ impl Reader {
             let code = self.frames.code(&self.objects, root.code, now_ns)?;
             let Some(own) = code.own else { continue };
             let at = root.frame + self.layout.frame_locals as u64 + 8 * own.index;
-            let mut object = self.objects.memory.word(at)?;
+            let mut object = self.layout.referent(self.objects.memory.word(at)?);
             if own.cell {
                 object = self
                     .objects
@@ -282,13 +277,13 @@ impl Reader {
         };
         let mut words = vec![0; 8 + 8 * slot.guards.len()];
         let mut pieces = vec![(slot.address, 8)];
-        pieces.extend(slot.guards.iter().map(|(address, _)| (*address, 8)));
+        pieces.extend(slot.guards.iter().map(|guard| (guard.address, 8)));
         self.objects.memory.gather_all(&pieces, &mut words)?;
         let kept = slot
             .guards
             .iter()
             .enumerate()
-            .all(|(index, (_, expected))| words.u64_at(8 + 8 * index) == *expected);
+            .all(|(index, guard)| guard.holds(words.u64_at(8 + 8 * index)));
         if kept && words.u64_at(0) == pointer {
             Ok((slot, pointer, number))
         } else {
@@ -470,7 +465,7 @@ impl Reader {
         }
         self.pieces.push((resolved.slot.address, 8));
         self.pieces
-            .extend(resolved.slot.guards.iter().map(|(at, _)| (*at, 8)));
+            .extend(resolved.slot.guards.iter().map(|guard| (guard.address, 8)));
         let thread_at = number_bytes + 8 + 8 * guards;
         self.pieces
             .push((resolved.thread + layout.thread_datastack_chunk, 16));
@@ -498,8 +493,8 @@ impl Reader {
             // Not even the guards are mapped any more.
             return Err(Trouble::Absent);
         }
-        let kept = |(index, (_, expected)): (usize, &(u64, u64))| {
-            self.bytes.u64_at(number_bytes + 8 + 8 * index) == *expected
+        let kept = |(index, guard): (usize, &Guard)| {
+            guard.holds(self.bytes.u64_at(number_bytes + 8 + 8 * index))
         };
         let pointer = self.bytes.u64_at(number_bytes);
         if pointer == 0 || !resolved.slot.guards.iter().enumerate().all(kept) {

@@ -198,6 +198,8 @@ impl Sampler {
             ("thread_cpu_ns", &stats.thread_cpu_ns),
             ("syscalls", &stats.syscalls),
             ("realtime", &stats.realtime),
+            ("rung", &stats.rung),
+            ("self_check", &stats.self_check),
         ] {
             all.set_item(name, value.load(Relaxed))?;
         }

@@ -19,4 +19,8 @@ pub struct Stats {
     pub syscalls: AtomicU64,
     /// 1 while the thread has real-time priority.
     pub realtime: AtomicU64,
+    /// 1 counter, 2 stack; 0 while nothing is found.
+    pub rung: AtomicU64,
+    /// 0 not done, 1 agreed with py-spy, 2 disagreed.
+    pub self_check: AtomicU64,
 }
