@@ -19,6 +19,7 @@ const MAX_ENTRIES: usize = 2 * MAX_ELEMENTS;
 /// Items per block of a deque.
 const DEQUE_BLOCK: u64 = 64;
 const MAX_TUPLE: i64 = 16;
+const MAX_MEMBER_NAME: usize = 64;
 const MAX_BASES: usize = 16;
 const MAX_CACHED: usize = 4096;
 /// Attributes of an object that is asked for the length of its only container.
@@ -74,7 +75,18 @@ enum Shape {
     Dict,
     Set,
     Deque,
+    Float,
+    None,
     Other,
+}
+
+/// What tells one object from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Int(i64),
+    /// The bits of a float.
+    Float(u64),
+    Address(u64),
 }
 
 /// What is kept of a type.
@@ -84,6 +96,7 @@ struct Class {
     /// Where values may lie in the object itself; 0 when they never do.
     values_behind: u64,
     dictoffset: i64,
+    basic_bytes: u64,
     cached_keys: u64,
     /// 0 for built-in types, which are not searched.
     dict: u64,
@@ -171,6 +184,7 @@ impl<M: Memory> Objects<M> {
                 0
             },
             dictoffset: bytes.i64_at(layout.type_dictoffset),
+            basic_bytes: bytes.u64_at(layout.type_basicsize),
             cached_keys: if heap {
                 self.memory.word(address + layout.type_cached_keys as u64)?
             } else {
@@ -215,6 +229,8 @@ impl<M: Memory> Objects<M> {
                 return Ok(match name[..arrived].split(|byte| *byte == 0).next() {
                     Some(b"set" | b"frozenset") => Shape::Set,
                     Some(b"collections.deque") => Shape::Deque,
+                    Some(b"float") => Shape::Float,
+                    Some(b"NoneType") => Shape::None,
                     _ => Shape::Other,
                 });
             }
@@ -442,6 +458,14 @@ impl<M: Memory> Objects<M> {
         } else if class.dictoffset > 0 {
             let at = object.wrapping_add(class.dictoffset as u64);
             (at, self.memory.word(at)?)
+        } else if class.dictoffset < 0 && class.shape == Shape::Int {
+            // Behind the digits: members of an IntEnum before 3.12.
+            let (digits, _) = self.int_size(&head[BEFORE as usize..]);
+            let end = (class.basic_bytes + 4 * digits.min(3)).next_multiple_of(8);
+            let at = object
+                .wrapping_add(end)
+                .wrapping_add_signed(class.dictoffset);
+            (at, self.memory.word(at)?)
         } else {
             return Err(Trouble::Absent);
         };
@@ -622,11 +646,15 @@ impl<M: Memory> Objects<M> {
             _ => return Err(Trouble::Absent),
         };
         if digits == 3 {
+            let third_at = layout.int_digits + 8;
             let mut third = [0; 4];
-            self.memory.read(
-                object.wrapping_add(layout.int_digits as u64 + 8),
-                &mut third,
-            )?;
+            match bytes.get(third_at..third_at + 4) {
+                Some(there) => third.copy_from_slice(there),
+                None => {
+                    let at = object.wrapping_add(third_at as u64);
+                    self.memory.read(at, &mut third)?;
+                }
+            }
             let third = u64::from(u32::from_le_bytes(third));
             if third >= 1 << 3 {
                 return Err(Trouble::Absent);
@@ -636,6 +664,57 @@ impl<M: Memory> Objects<M> {
         // At most 63 bits by the checks above, so the sign always fits.
         let magnitude = i64::try_from(magnitude).map_err(|_| Trouble::Torn)?;
         Ok(if negative { -magnitude } else { magnitude })
+    }
+
+    /// What tells this object from others, from its first bytes.
+    pub fn content(&mut self, object: u64, bytes: &[u8]) -> Result<Content, Trouble> {
+        match self.class(bytes.u64_at(self.layout.object_type))?.shape {
+            Shape::Int => match self.decode_int(object, bytes) {
+                Ok(number) => Ok(Content::Int(number)),
+                // Too large for a number here.
+                Err(Trouble::Absent) => Ok(Content::Address(object)),
+                Err(other) => Err(other),
+            },
+            Shape::Float => Ok(Content::Float(bytes.u64_at(self.layout.object_size))),
+            _ => Ok(Content::Address(object)),
+        }
+    }
+
+    pub fn is_none(&mut self, object: u64) -> Result<bool, Trouble> {
+        let class = self
+            .memory
+            .word(object.wrapping_add(self.layout.object_type as u64))?;
+        Ok(self.class(class)?.shape == Shape::None)
+    }
+
+    pub fn is_deque(&mut self, object: u64) -> Result<bool, Trouble> {
+        Ok(self.inspect(object)?.0 == Shape::Deque)
+    }
+
+    /// Which of `names` the member of an enum at the end of a path has.
+    ///
+    /// The name is compared here and goes no further.
+    pub fn member_index(
+        &mut self,
+        start: u64,
+        path: &crate::spec::Path,
+        names: &[String],
+    ) -> Result<i64, Trouble> {
+        let member = self.follow(start, &path.steps)?;
+        let text = self.attribute(member, "_name_")?;
+        let layout = self.layout;
+        let mut head = [0; 40];
+        self.memory.read(text, &mut head)?;
+        let length = head.u64_at(layout.text_length) as usize;
+        let ascii_and_compact = head.u32_at(layout.text_state) >> 5 & 3 == 3;
+        if !ascii_and_compact || length > MAX_MEMBER_NAME {
+            return Err(Trouble::Absent);
+        }
+        let mut name = vec![0; length];
+        let at = text.wrapping_add(layout.text_ascii_data);
+        self.memory.read(at, &mut name)?;
+        let found = names.iter().position(|known| known.as_bytes() == name);
+        found.map(|index| index as i64).ok_or(Trouble::Absent)
     }
 
     /// How many digits an int has, and whether it is below zero.
@@ -679,7 +758,7 @@ impl<M: Memory> Objects<M> {
             Shape::List | Shape::Tuple | Shape::Deque => layout.object_size,
             Shape::Dict => layout.dict_used,
             Shape::Set => layout.set_used,
-            Shape::Int | Shape::Other => return Err(Trouble::Absent),
+            Shape::Int | Shape::Float | Shape::None | Shape::Other => return Err(Trouble::Absent),
         };
         match head.i64_at(offset) {
             length @ 0..=0xffff_ffff => Ok(length),
@@ -781,7 +860,7 @@ impl<M: Memory> Objects<M> {
         let mut held = None;
         for value in self.table_values(&table, attributes.values)? {
             let (shape, head) = self.inspect(value)?;
-            if matches!(shape, Shape::Int | Shape::Other) {
+            if self.length(shape, &head) == Err(Trouble::Absent) {
                 continue;
             }
             if held.is_some() {
@@ -892,6 +971,7 @@ impl<M: Memory> Objects<M> {
         for reduction in reductions {
             let result = match reduction {
                 Reduce::Int => self.decode_int(object, &head),
+                Reduce::Bool => self.decode_int(object, &head).and_then(truth),
                 Reduce::Len if shape == Shape::Other => self.held_length(object),
                 Reduce::Len => self.length(shape, &head),
                 other => {
@@ -933,6 +1013,13 @@ fn value_address(attributes: Attributes, place: Place) -> u64 {
     }
 }
 
+fn truth(number: i64) -> Result<i64, Trouble> {
+    match number {
+        0 | 1 => Ok(number),
+        _ => Err(Trouble::Absent),
+    }
+}
+
 fn fold(reduction: Reduce, values: &[i64]) -> Result<i64, Trouble> {
     let sum = |above: i64| {
         values
@@ -949,7 +1036,7 @@ fn fold(reduction: Reduce, values: &[i64]) -> Result<i64, Trouble> {
         Reduce::SumAboveOne => sum(1),
         Reduce::CountOne => Ok(values.iter().filter(|value| **value == 1).count() as i64),
         Reduce::Max => values.iter().copied().max().ok_or(Trouble::Absent),
-        Reduce::Int | Reduce::Len => Err(Trouble::Absent),
+        Reduce::Int | Reduce::Len | Reduce::Bool | Reduce::Enum => Err(Trouble::Absent),
     }
 }
 
