@@ -122,6 +122,7 @@ struct Frame {
 
 /// A payload, and whether all locals that the frame has were assigned.
 struct Payload {
+    batch: u64,
     words: Vec<i64>,
     complete: bool,
 }
@@ -148,7 +149,10 @@ impl Reader {
         }
         let own = self.resolved.as_ref().map_or(0, |resolved| resolved.own);
         let path = self.spec.queued().cloned().ok_or(Trouble::Absent)?;
-        let newest = self.objects.newest(own, &path.steps, object)?;
+        let newest = match &self.queue {
+            Some(queue) => self.objects.newest(queue.object, &[], object)?,
+            None => self.objects.newest(own, &path.steps, object)?,
+        };
         // Still the batch before, so this iteration's has not been added yet.
         let before = (self.clock.counter().wrapping_sub(1), newest);
         if newest == object || before == self.batches.last {
@@ -168,14 +172,14 @@ impl Reader {
         })
     }
 
-    /// All fields and gauges; `Torn` when the attempt should be repeated.
+    /// The batch with all fields and gauges; `Torn` when the attempt should be repeated.
     ///
-    /// `Absent` when there is no batch, only None.
-    fn read_fields(&mut self, batch: u64, frame: &Frame) -> Result<Payload, Trouble> {
+    /// `Absent` when there is no batch yet, or only None.
+    fn read_fields(&mut self, look: Look, frame: &Frame) -> Result<Payload, Trouble> {
         self.objects.memory.start();
         let mut outcome = Err(Trouble::Torn);
         for _ in 0..MAX_ROUNDS {
-            outcome = self.try_fields(batch, frame);
+            outcome = self.try_fields(look, frame);
             match self.objects.memory.fetch() {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -190,24 +194,28 @@ impl Reader {
     }
 
     /// One round: every group is tried, so that what they all lack is fetched together.
-    fn try_fields(&mut self, batch: u64, frame: &Frame) -> Result<Payload, Trouble> {
+    fn try_fields(&mut self, look: Look, frame: &Frame) -> Result<Payload, Trouble> {
         let own = self.resolved.as_ref().map_or(0, |resolved| resolved.own);
         let last_attempt = self.batches.attempts >= BATCH_ATTEMPTS;
+        let batch = self.batch_object(look).and_then(|batch| {
+            if self.is_none(batch)? {
+                Err(Trouble::Absent)
+            } else {
+                Ok(batch)
+            }
+        });
         let mut payload = Payload {
+            batch: batch.unwrap_or(0),
             words: vec![events::UNKNOWN; self.batches.payload_words],
             complete: true,
         };
-        let mut outcome = match self.is_none(batch) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(Trouble::Absent),
-            Err(trouble) => Err(trouble),
-        };
+        let mut outcome = batch.map(|_| ());
         let groups = self.batches.fields.iter().chain(&self.batches.gauges);
         let gauges_from = self.batches.fields.len();
         for (index, group) in groups.enumerate() {
             let start = match group.other {
                 _ if index >= gauges_from => Ok(own),
-                None => Ok(batch),
+                None => batch,
                 Some(other) => match frame.others.get(other) {
                     Some(Some(local)) => local_object(&self.objects, &frame.place, *local),
                     _ => Err(Trouble::Absent),
@@ -251,20 +259,20 @@ impl Reader {
         let Some(frame) = self.batch_frame(look) else {
             return Ok(());
         };
-        let batch = match self.batch_object(look) {
-            Ok(batch) => batch,
-            Err(trouble) if lasting(trouble) => return Err(trouble),
-            Err(_) => return Ok(()),
-        };
         self.stats.batch_reads.fetch_add(1, Relaxed);
         self.batches.attempts += 1;
-        match self.read_and_confirm(batch, &frame, current) {
+        match self.read_and_confirm(look, &frame, current) {
             Ok(payload) => {
-                self.keep(at_ns, batch, payload, out);
+                self.keep(at_ns, payload, out);
                 Ok(())
             }
             Err(trouble) if lasting(trouble) => Err(trouble),
-            Err(Trouble::Absent) => Ok(()),
+            Err(Trouble::Absent) => {
+                // Not there yet, which is no attempt.
+                self.stats.batch_reads.fetch_sub(1, Relaxed);
+                self.batches.attempts -= 1;
+                Ok(())
+            }
             Err(_) => {
                 self.stats.batch_failures.fetch_add(1, Relaxed);
                 Ok(())
@@ -275,27 +283,33 @@ impl Reader {
     /// The same iteration and the same object before and after: it lived all the time.
     fn read_and_confirm(
         &mut self,
-        batch: u64,
+        look: Look,
         frame: &Frame,
         current: i64,
     ) -> Result<Payload, Trouble> {
-        let payload = self.read_fields(batch, frame)?;
+        let payload = self.read_fields(look, frame)?;
         let again = self.observe()?;
-        let look = self.batch_look(&again).ok_or(Trouble::Torn)?;
-        if self.is_current(&again, current)? && self.batch_object(look) == Ok(batch) {
-            Ok(payload)
-        } else {
-            Err(Trouble::Torn)
+        let now = self.batch_look(&again).ok_or(Trouble::Torn)?;
+        let same = now.object == look.object && now.later == look.later;
+        if !same || !self.is_current(&again, current)? {
+            return Err(Trouble::Torn);
         }
+        // A cell stays while what it holds is replaced.
+        if frame.place.asked().is_some_and(|local| local.cell)
+            && self.batch_object(now)? != payload.batch
+        {
+            return Err(Trouble::Torn);
+        }
+        Ok(payload)
     }
 
     /// Sends the batch, or keeps it while a local may still be assigned.
-    fn keep(&mut self, at_ns: u64, batch: u64, payload: Payload, out: &mut Vec<Event>) {
+    fn keep(&mut self, at_ns: u64, payload: Payload, out: &mut Vec<Event>) {
         let counter = self.clock.counter();
         let mut event = Event::new(events::BATCH, counter, at_ns);
         event.payload = payload.words;
         let batches = &mut self.batches;
-        batches.last = (counter, batch);
+        batches.last = (counter, payload.batch);
         if payload.complete || at_ns.saturating_sub(batches.begin_ns) > LOCALS_WAIT_NS {
             batches.partial = None;
             batches.due = false;
