@@ -208,7 +208,9 @@ impl<M: Memory> Objects<M> {
         let mut bytes = [0; TYPE_BYTES];
         bytes.copy_from_slice(class);
         for _ in 0..MAX_BASES {
-            if bytes.u64_at(layout.type_flags) & layout::HEAP_TYPE == 0 {
+            let flags = bytes.u64_at(layout.type_flags);
+            // A deque's type is on the heap since 3.12; no class statement makes an immutable one.
+            if flags & layout::HEAP_TYPE == 0 || flags & layout::IMMUTABLE_TYPE != 0 {
                 let mut name = [0; 18];
                 let at = bytes.u64_at(layout.type_name);
                 let arrived = self.memory.gather(&[(at, name.len())], &mut name)?;
@@ -985,7 +987,8 @@ mod tests {
             world.class(LIST, layout::LIST_SUBCLASS, 0, "list", 0, 0);
             world.class(DICT, layout::DICT_SUBCLASS, 0, "dict", 0, 0);
             world.class(SET, 0, 0, "set", 0, 0);
-            world.class(DEQUE, 0, 0, "collections.deque", 0, 0);
+            let immutable = heap | layout::IMMUTABLE_TYPE;
+            world.class(DEQUE, immutable, 0, "collections.deque", 0, 0);
             world.class(QUEUE, heap, DEQUE, "Queue", 0, 0);
             world.class(
                 THING,
