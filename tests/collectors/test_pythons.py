@@ -139,9 +139,7 @@ def read_truth(path: Path) -> Truth:
     return {step["step"]: step for step in steps}
 
 
-def read(
-    interpreter: Interpreter, mode: str, folder: Path, spec: dict[str, Any] = SPEC
-) -> Reading:
+def read(interpreter: Interpreter, mode: str, folder: Path, spec: dict[str, Any] = SPEC) -> Reading:
     import latencyprism_native as native
 
     truth = folder / "truth"

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, TextIO
 
 
 class Mode(IntEnum):
@@ -69,8 +70,9 @@ class Entry:
         self.tokens = tokens
 
 
+@dataclass(slots=True, kw_only=True)
 class Base:
-    __slots__ = ("step",)
+    step: int
 
 
 @dataclass(slots=True)
@@ -90,18 +92,23 @@ class Batch(Base):
     unset: None = None
 
 
+def older_batch() -> Batch:
+    return Batch({}, {}, [], [], (), set(), deque(), Mode.DECODE, True, 0, 0, 0, step=0)
+
+
 class Counting:
     """What all schedulers do."""
 
     __slots__ = ()
 
-    def begin(self, start: int) -> None:
+    # The attributes are where the subclass has them, so they cannot be declared here.
+    def begin(self: Any, start: int) -> None:
         self.step = start
-        self.finished: set[int] = set()
+        self.finished = {0}
         self.fifo = Fifo([1, 2, 3])
         self.heap = Heap()
 
-    def schedule(self) -> Batch:
+    def schedule(self: Any) -> Batch:
         self.step += 1
         self.finished = set()
         step = self.step
@@ -110,7 +117,8 @@ class Counting:
         if step % 3:
             self.fifo.append(step)
             self.heap._heap.append(step)
-        batch = Batch(
+        return Batch(
+            step=step,
             tokens={f"request {number}": number + 1 for number in range(count)},
             general={number: step % 1000 * number for number in range(count)},
             requests=requests,
@@ -125,10 +133,8 @@ class Counting:
             negative=-(2**31) - step,
             huge=-(2**62) - step,
         )
-        batch.step = step
-        return batch
 
-    def disturb(self, number: int) -> None:
+    def disturb(self: Any, number: int) -> None:
         """Move the attributes in memory, or the object."""
 
 
@@ -151,7 +157,7 @@ class SmallScheduler(Counting):
     def __init__(self, start: int) -> None:
         self.begin(start)
 
-    def disturb(self, number: int) -> None:
+    def disturb(self: Any, number: int) -> None:
         match number % 4:
             case 0:
                 assert vars(self)["step"] == self.step
@@ -178,10 +184,10 @@ class SlottedScheduler(Counting):
 
 
 class Core:
-    def __init__(self, scheduler: Counting, seconds: float, truth: str) -> None:
+    def __init__(self, scheduler: Any, seconds: float, truth: TextIO) -> None:
         self.scheduler = scheduler
         self.seconds = seconds
-        self.truth = open(truth, "w", buffering=1)
+        self.truth = truth
         self.level = Level.LOW
         self.two_heaps = TwoHeaps()
         self.unsized = Unsized()
@@ -255,8 +261,7 @@ class PairedCore(Core):
         time.sleep(seconds)
         self.write(batch)
         # An older batch in the same local, as overlapped engines have it.
-        seconds, batch = 0.0, Batch({}, {}, [], [], (), set(), deque(), Mode.DECODE, True, 0, 0, 0)
-        batch.step = 0
+        seconds, batch = 0.0, older_batch()
         time.sleep(self.seconds / 2 + seconds)
 
 
@@ -272,9 +277,11 @@ MODES = {
 def main() -> None:
     mode, truth, seconds = sys.argv[1:]
     core_type, scheduler_type, start = MODES[mode]
-    core = core_type(scheduler_type(start), float(seconds), truth)
-    print("ready", flush=True)  # noqa: T201
-    core.run_busy_loop()
+    # A line is there as soon as its step has ended.
+    with open(truth, "w", buffering=1) as lines:
+        core = core_type(scheduler_type(start), float(seconds), lines)
+        print("ready", flush=True)  # noqa: T201
+        core.run_busy_loop()
 
 
 if __name__ == "__main__":
