@@ -103,10 +103,10 @@ class Counting:
 
     # The attributes are where the subclass has them, so they cannot be declared here.
     def begin(self: Any, start: int) -> None:
-        self.step = start
-        self.finished = {0}
         self.fifo = Fifo([1, 2, 3])
         self.heap = Heap()
+        self.finished = {0}
+        self.step = start
 
     def schedule(self: Any) -> Batch:
         self.step += 1
@@ -134,8 +134,9 @@ class Counting:
             huge=-(2**62) - step,
         )
 
-    def disturb(self: Any, number: int) -> None:
-        """Move the attributes in memory, or the object."""
+    def disturb(self: Any, number: int) -> Any:
+        """Move the attributes in memory; give what is the scheduler from now on."""
+        return self
 
 
 class LargeScheduler(Counting):
@@ -146,9 +147,10 @@ class LargeScheduler(Counting):
             setattr(self, f"setting_{number}", number)
         self.begin(start)
 
-    def disturb(self, number: int) -> None:
+    def disturb(self, number: int) -> Any:
         for late in range(30):
             setattr(self, f"late_{number}_{late}", late)
+        return self
 
 
 class SmallScheduler(Counting):
@@ -157,7 +159,7 @@ class SmallScheduler(Counting):
     def __init__(self, start: int) -> None:
         self.begin(start)
 
-    def disturb(self: Any, number: int) -> None:
+    def disturb(self: Any, number: int) -> Any:
         match number % 4:
             case 0:
                 assert vars(self)["step"] == self.step
@@ -170,6 +172,7 @@ class SmallScheduler(Counting):
             case 3:
                 for late in range(40):
                     setattr(self, f"late_{late}", late)
+        return self
 
 
 class OtherScheduler(SmallScheduler):
@@ -181,6 +184,9 @@ class SlottedScheduler(Counting):
 
     def __init__(self, start: int) -> None:
         self.begin(start)
+
+    def disturb(self, number: int) -> Any:
+        return SlottedScheduler(self.step)
 
 
 class Core:
@@ -197,7 +203,7 @@ class Core:
         while True:
             number += 1
             if number % 25 == 0:
-                self.scheduler.disturb(number // 25)
+                self.scheduler = self.scheduler.disturb(number // 25)
             self.step()
 
     def step(self) -> None:
@@ -234,11 +240,14 @@ class Core:
 
 
 class CapturedCore(Core):
-    """`self` and the batch are cells, because an inner function uses them."""
+    """`self` and the batch are cells, because an inner function uses them.
+
+    The step is called from C, which has a frame of its own in later versions.
+    """
 
     def run_busy_loop(self) -> None:
         def one() -> None:
-            self.step()
+            deque(map(CapturedCore.step, [self]), maxlen=0)
 
         while True:
             one()
