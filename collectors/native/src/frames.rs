@@ -535,4 +535,15 @@ mod tests {
         assert_eq!(stores(table, &code, 2, true), [18]);
         assert_eq!(stores(table, &[125], 0, false), Vec::<u64>::new());
     }
+
+    #[test]
+    fn two_locals_of_one_instruction_are_both_stored() {
+        for (minor, load, store, wide) in [(13, 111, 112, 71), (14, 113, 114, 69)] {
+            let table = layout_of(3, minor).bytecode;
+            let code = [store, 0x21, load, 0x32, wide, 0, table.store_fast[0], 1];
+            assert_eq!(stores(table, &code, 1, false), [0, 6]);
+            assert_eq!(stores(table, &code, 2, false), [0]);
+            assert_eq!(stores(table, &code, 3, false), [2]);
+        }
+    }
 }

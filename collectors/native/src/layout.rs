@@ -485,6 +485,7 @@ impl DebugWords {
 // object.h, tp_flags
 pub const INLINE_VALUES: u64 = 1 << 2;
 pub const MANAGED_DICT: u64 = 1 << 4;
+pub const IMMUTABLE_TYPE: u64 = 1 << 8;
 pub const HEAP_TYPE: u64 = 1 << 9;
 pub const READY: u64 = 1 << 12;
 pub const INT_SUBCLASS: u64 = 1 << 24;
