@@ -33,6 +33,9 @@ $(NATIVE): $(NATIVE_SOURCES) | $(INSTALLED)
 demo: install ## Show the whole product on this machine, about two minutes
 	$(BIN)/latencyprism demo
 
+pythons: install ## Download CPython 3.11 to 3.14 for the tests of the sampler (needs Maven)
+	$(BIN)/python tests/pythons/interpreters.py
+
 test: install ## All tests but those that need a Kafka of their own
 	$(BIN)/python -m pytest -m 'not integration'
 
@@ -71,4 +74,4 @@ bench-detect: install ## Prediction error, false alarms and detection on batches
 clean: ## Remove everything that was built or downloaded
 	rm -rf $(VENV) .cache build dist demo-data .mypy_cache .ruff_cache .pytest_cache collectors/native/target
 
-.PHONY: help install native demo test test-fast integration lint types rust check schemas bench-agent bench-latency bench-detect clean
+.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-latency bench-detect clean

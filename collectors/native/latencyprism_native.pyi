@@ -2,7 +2,7 @@
 
 The engine is never stopped, nothing is executed in it, and nothing is written to it. Of its text
 only names are read: those of functions, files and variables in code objects, the keys of attribute
-dictionaries, and the names of built-in types. Requests, prompts and outputs cannot be read by
+dictionaries and of classes, and the names of built-in types. Requests, prompts and outputs cannot be read by
 construction: a field is a number or a length.
 """
 
@@ -65,7 +65,10 @@ class PermissionRefused(SamplerError):
     """The kernel does not let this user read the process."""
 
 class UnsupportedPython(SamplerError):
-    """The process runs no Python, or a version whose layout is not known (known: CPython 3.11)."""
+    """The process runs no Python, or one whose layout is not known (known: CPython 3.11 to 3.14).
+
+    A free-threaded build (3.13t, 3.14t) is not known either.
+    """
 
 class AnchorMissing(SamplerError):
     """No thread runs a root function of the spec, or no counter path leads to a value."""

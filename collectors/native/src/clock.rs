@@ -55,6 +55,11 @@ impl Clock {
         self.begun
     }
 
+    /// Whether an observation of this would begin an iteration.
+    pub fn begins_with(&self, value: Reading) -> bool {
+        self.last.is_some_and(|(_, last)| last != value)
+    }
+
     /// After a lost slot: the next observation is a new start, not a jump.
     pub fn forget(&mut self) {
         self.last = None;

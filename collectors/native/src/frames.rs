@@ -1,11 +1,12 @@
 //! Stacks: threads, frames, and what each code object means to the spec.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::layout::{self, Bytecode, Layout, FRAME_HEAD_MOST};
-use crate::memory::{Fields, Memory, Piece, Trouble};
+use crate::memory::{Fields, Memory, Trouble};
 use crate::objects::Objects;
-use crate::spec::Spec;
+use crate::spec::{Holder, Spec};
 
 const MAX_FRAMES: usize = 512;
 const MAX_THREADS: usize = 4096;
@@ -15,8 +16,6 @@ const MAX_CODE_UNITS: usize = 1 << 16;
 const MAX_CODES: usize = 1 << 16;
 const MAX_CHUNK: u64 = 1 << 20;
 const CODE_HEAD: usize = 144;
-/// The words of a frame that a tick looks at: code, caller and instruction are among them.
-const FRAME_LOOK: usize = 64;
 /// A code object may be freed and another one put at its address.
 const RECHECK_NS: u64 = 2_000_000_000;
 
@@ -39,13 +38,46 @@ pub struct Code {
     pub root: bool,
     pub step: bool,
     pub phase: Option<i64>,
+    /// A step function that returns right after launching.
+    pub overlap: bool,
+    /// One call of it is one iteration.
+    pub call: bool,
     /// `self` of a root function.
     pub own: Option<Local>,
-    /// The batch local of a step function.
+    /// The batch, where it is a local of this function.
     pub batch: Option<Local>,
+    /// The locals that fields take besides the batch, in the order of the spec.
+    pub others: Vec<Option<Local>>,
+    /// What tells the calls of a call function apart.
+    pub identity: Option<Local>,
+    /// Of the qualified name, to compare stacks by.
+    pub name_hash: u64,
     first_line: u32,
     qualname_at: u64,
     checked_ns: u64,
+}
+
+#[cfg(test)]
+impl Code {
+    /// A step function with a batch.
+    pub fn for_tests(address: u64, batch: Local) -> Self {
+        Code {
+            address,
+            root: false,
+            step: true,
+            overlap: false,
+            call: false,
+            phase: None,
+            own: None,
+            batch: Some(batch),
+            others: Vec::new(),
+            identity: None,
+            name_hash: 0,
+            first_line: 1,
+            qualname_at: 1,
+            checked_ns: 0,
+        }
+    }
 }
 
 /// A frame that matters, by address.
@@ -55,18 +87,38 @@ pub struct Found {
     pub code: u64,
 }
 
+/// A frame with what is needed to find it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    pub found: Found,
+    pub caller: Option<Found>,
+    pub in_chunk: bool,
+    /// It lies in a coroutine or generator, not on the data stack.
+    pub coroutine: bool,
+}
+
 /// One look at a stack, from the leaf down to the root function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Walk {
-    pub root: Option<Found>,
-    pub step: Option<Found>,
-    /// The caller of the step function.
-    pub parent: Option<Found>,
-    /// The data-stack chunk that was on top, and whether the step frame lies in it.
+    pub root: Option<Seen>,
+    /// The outermost one, should a step function call another; calls likewise.
+    pub step: Option<Seen>,
+    pub call: Option<Seen>,
+    /// The data-stack chunk that was on top.
     pub chunk: u64,
-    pub step_in_chunk: bool,
     /// Index of the phase function nearest to the leaf.
     pub phase: Option<i64>,
+}
+
+impl Walk {
+    /// The caller of what was found last is known only one frame later.
+    fn set_caller(&mut self, of: u64, caller: Found) {
+        for seen in [&mut self.step, &mut self.call].into_iter().flatten() {
+            if seen.found.frame == of {
+                seen.caller = Some(caller);
+            }
+        }
+    }
 }
 
 pub struct Frames {
@@ -74,6 +126,8 @@ pub struct Frames {
     codes: HashMap<u64, Code>,
     code_type: u64,
     chunk: Vec<u8>,
+    /// Hashes of the function names of the last walk, leaf first.
+    pub trail: Vec<u64>,
 }
 
 impl Frames {
@@ -83,6 +137,7 @@ impl Frames {
             codes: HashMap::new(),
             code_type: 0,
             chunk: Vec::new(),
+            trail: Vec::new(),
         }
     }
 
@@ -159,7 +214,8 @@ impl Frames {
             ..Walk::default()
         };
         let mut frame = current;
-        let mut wants_parent = false;
+        let mut callee = 0;
+        self.trail.clear();
         for _ in 0..MAX_FRAMES {
             if frame == 0 {
                 return Ok(walk);
@@ -181,10 +237,8 @@ impl Frames {
                 frame,
                 code: layout.referent(head.u64_at(layout.frame_code)),
             };
-            if wants_parent {
-                walk.parent = Some(found);
-                wants_parent = false;
-            }
+            walk.set_caller(callee, found);
+            callee = frame;
             if head[layout.frame_owner] >= layout::FRAME_OF_INTERPRETER {
                 frame = head.u64_at(layout.frame_previous);
                 continue;
@@ -193,14 +247,24 @@ impl Frames {
             if walk.phase.is_none() {
                 walk.phase = code.phase;
             }
+            let seen = Some(Seen {
+                found,
+                caller: None,
+                in_chunk: inside.is_some(),
+                coroutine: head[layout.frame_owner] == layout::FRAME_OF_GENERATOR,
+            });
             if code.step {
-                // The outermost one, should a step function call another.
-                walk.step = Some(found);
-                walk.step_in_chunk = inside.is_some();
-                wants_parent = true;
+                walk.step = seen;
+            }
+            if code.call {
+                walk.call = seen;
             }
             if code.root {
-                walk.root = Some(found);
+                walk.root = seen;
+            }
+            let name_hash = code.name_hash;
+            self.trail.push(name_hash);
+            if walk.root.is_some() {
                 return Ok(walk);
             }
             frame = head.u64_at(layout.frame_previous);
@@ -270,27 +334,47 @@ impl Frames {
             functions.iter().any(|f| f.matches(&filename, &qualname))
         };
         let root = is_any(&self.spec.root);
-        let step = is_any(&self.spec.step);
-        let phase = self.spec.phases.iter().position(|phase| {
-            let function = crate::spec::Function {
-                file: phase.file.clone(),
-                function: phase.function.clone(),
-            };
-            function.matches(&filename, &qualname)
-        });
+        let is_step = |step: &&crate::spec::Step| step.matches(&filename, &qualname);
+        let step = self.spec.step.iter().find(is_step);
+        let call = (self.spec.call.iter()).any(|call| is_any(&call.functions));
+        let is_phase = |phase: &crate::spec::Phase| phase.matches(&filename, &qualname);
+        let phase = self.spec.phases.iter().position(is_phase);
         let find = |name: &str| local(memory, layout, address, &head, name);
         let own = if root { find("self")? } else { None };
-        let batch = match &self.spec.batch {
-            Some(batch) if step => find(&batch.local)?,
-            _ => None,
+        let batch = self.spec.batch.as_ref().filter(|batch| match batch.frame {
+            Holder::Step => step.is_some(),
+            Holder::Root => root,
+            Holder::Call => call,
+        });
+        let mut identity = None;
+        for name in (self.spec.call.iter()).flat_map(|call| &call.identity) {
+            if call && identity.is_none() {
+                identity = find(name)?;
+            }
+        }
+        let others = match batch {
+            Some(_) => (self.spec.other_locals().iter())
+                .map(|name| Ok(find(name)?.map(anywhere)))
+                .collect::<Result<_, _>>()?,
+            None => Vec::new(),
         };
         Ok(Code {
             address,
             root,
-            step,
+            step: step.is_some(),
+            overlap: step.is_some_and(|step| step.overlap),
+            call,
             phase: phase.map(|index| index as i64),
             own,
-            batch,
+            // A loop goes through its assignments again and again: their order says nothing.
+            batch: match batch {
+                Some(batch) if root => find(&batch.local)?.map(anywhere),
+                Some(batch) => find(&batch.local)?,
+                None => None,
+            },
+            others,
+            identity,
+            name_hash: hash_of(&qualname),
             first_line: head.u32_at(layout.code_first_line),
             qualname_at,
             checked_ns: now_ns,
@@ -345,6 +429,22 @@ fn text<M: Memory>(memory: &M, layout: &Layout, address: u64) -> Result<String, 
             char::from_u32(u32::from_le_bytes(wide)).ok_or(Trouble::Torn)
         })
         .collect()
+}
+
+/// The local wherever the function is.
+fn anywhere(local: Local) -> Local {
+    Local {
+        from: 0,
+        until: u64::MAX,
+        ..local
+    }
+}
+
+/// Names are compared by their hashes, so that none has to be kept.
+pub fn hash_of(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Finds a local variable of a code object by name.
@@ -414,100 +514,6 @@ fn stores(table: &Bytecode, bytecode: &[u8], index: usize, cell: bool) -> Vec<u6
     found
 }
 
-/// The remembered place of the step frame: frames at the same depth lie at the same address.
-#[derive(Debug, Clone)]
-pub struct StepPlace {
-    pub frame: u64,
-    parent: Found,
-    chunk: u64,
-    codes: Vec<Code>,
-    /// The batch local that the next tick asks for.
-    pub batch: Option<Local>,
-}
-
-/// Bytes of one tick's look at a [`StepPlace`].
-pub const STEP_LOOK: usize = FRAME_LOOK + 8 + 8;
-
-/// What a tick saw at the remembered place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StepLook {
-    pub inside: bool,
-    /// The batch object, when it is the current iteration's.
-    pub batch: u64,
-    /// The older batch that the local was assigned later in the function.
-    pub older: u64,
-}
-
-impl StepPlace {
-    /// From a walk that saw the step function running.
-    pub fn learn(walk: &Walk, code: &Code, known: Option<StepPlace>) -> Option<StepPlace> {
-        let (step, parent) = (walk.step?, walk.parent?);
-        let mut codes = match known {
-            Some(known) if known.frame == step.frame && known.parent == parent => known.codes,
-            _ => Vec::new(),
-        };
-        codes.retain(|known| known.address != code.address);
-        codes.push(code.clone());
-        Some(StepPlace {
-            frame: step.frame,
-            parent,
-            // Unknown when the frame lies below the top chunk; then only the frame's words count.
-            chunk: if walk.step_in_chunk { walk.chunk } else { 0 },
-            codes,
-            batch: code.batch,
-        })
-    }
-
-    /// What a tick has to read, in this order.
-    pub fn pieces(&self, layout: &Layout) -> [Piece; 3] {
-        let local = match self.batch {
-            Some(local) => self.frame + layout.frame_locals as u64 + 8 * local.index,
-            None => self.frame + layout.frame_locals as u64,
-        };
-        [
-            (self.frame, FRAME_LOOK),
-            (self.parent.frame + layout.frame_code as u64, 8),
-            (local, 8),
-        ]
-    }
-
-    /// Judges [`STEP_LOOK`] bytes read by [`pieces`](Self::pieces), with the top of the data stack.
-    pub fn look(&mut self, layout: &Layout, bytes: &[u8], chunk: u64, top: u64) -> StepLook {
-        const OUTSIDE: StepLook = StepLook {
-            inside: false,
-            batch: 0,
-            older: 0,
-        };
-        let code = layout.referent(bytes.u64_at(layout.frame_code));
-        let previous = bytes.u64_at(layout.frame_previous);
-        let instruction = bytes.u64_at(layout.frame_prev_instr);
-        let parent_code = layout.referent(bytes.u64_at(FRAME_LOOK));
-        // In another chunk the stack is deeper than the step frame.
-        let covered = chunk != self.chunk || top > self.frame;
-        if !covered || previous != self.parent.frame || parent_code != self.parent.code {
-            return OUTSIDE;
-        }
-        let Some(running) = self.codes.iter().find(|known| known.address == code) else {
-            return OUTSIDE;
-        };
-        let asked = self.batch;
-        self.batch = running.batch;
-        let offset = instruction.wrapping_sub(code + layout.code_bytecode as u64);
-        let object = match running.batch {
-            Some(local) if asked == running.batch && offset >= local.from => {
-                layout.referent(bytes.u64_at(FRAME_LOOK + 8))
-            }
-            _ => 0,
-        };
-        let older = running.batch.is_some_and(|local| offset >= local.until);
-        StepLook {
-            inside: true,
-            batch: if older { 0 } else { object },
-            older: if older { object } else { 0 },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -530,87 +536,14 @@ mod tests {
         assert_eq!(stores(table, &[125], 0, false), Vec::<u64>::new());
     }
 
-    fn place() -> StepPlace {
-        let code = Code {
-            address: 0x9000,
-            root: false,
-            step: true,
-            phase: None,
-            own: None,
-            batch: Some(Local {
-                index: 1,
-                cell: false,
-                from: 20,
-                until: 40,
-            }),
-            first_line: 1,
-            qualname_at: 1,
-            checked_ns: 0,
-        };
-        let walk = Walk {
-            step: Some(Found {
-                frame: 0x5000,
-                code: 0x9000,
-            }),
-            parent: Some(Found {
-                frame: 0x4f00,
-                code: 0x8000,
-            }),
-            chunk: 0x4000,
-            step_in_chunk: true,
-            ..Walk::default()
-        };
-        StepPlace::learn(&walk, &code, None).unwrap()
-    }
-
-    fn bytes(code: u64, parent: u64, offset: u64, parent_code: u64, local: u64) -> Vec<u8> {
-        let mut words = [0; 10];
-        words[4] = code;
-        words[6] = parent;
-        words[7] = 0x9000 + 184 + offset;
-        words[8] = parent_code;
-        words[9] = local;
-        words
-            .iter()
-            .flat_map(|word: &u64| word.to_le_bytes())
-            .collect()
-    }
-
     #[test]
-    fn inside_needs_the_frame_its_caller_and_a_stack_that_covers_both() {
-        let look = |bytes: &[u8], chunk, top| place().look(layout(), bytes, chunk, top).inside;
-        let good = bytes(0x9000, 0x4f00, 30, 0x8000, 0x77);
-        assert!(look(&good, 0x4000, 0x5100));
-        assert!(look(&good, 0xa000, 0xa100));
-        assert!(!look(&good, 0x4000, 0x5000));
-        assert!(!look(
-            &bytes(0x9900, 0x4f00, 30, 0x8000, 0x77),
-            0x4000,
-            0x5100
-        ));
-        assert!(!look(
-            &bytes(0x9000, 0x4e00, 30, 0x8000, 0x77),
-            0x4000,
-            0x5100
-        ));
-        assert!(!look(
-            &bytes(0x9000, 0x4f00, 30, 0x8800, 0x77),
-            0x4000,
-            0x5100
-        ));
-        assert!(!look(&[], 0x4000, 0x5100));
-    }
-
-    #[test]
-    fn a_batch_counts_only_between_its_first_and_second_assignment() {
-        let batch = |offset| {
-            let bytes = bytes(0x9000, 0x4f00, offset, 0x8000, 0x77);
-            let look = place().look(layout(), &bytes, 0x4000, 0x5100);
-            (look.batch, look.older)
-        };
-        assert_eq!(
-            (batch(10), batch(30), batch(40)),
-            ((0, 0), (0x77, 0), (0, 0x77))
-        );
+    fn two_locals_of_one_instruction_are_both_stored() {
+        for (minor, load, store, wide) in [(13, 111, 112, 71), (14, 113, 114, 69)] {
+            let table = layout_of(3, minor).bytecode;
+            let code = [store, 0x21, load, 0x32, wide, 0, table.store_fast[0], 1];
+            assert_eq!(stores(table, &code, 1, false), [0, 6]);
+            assert_eq!(stores(table, &code, 2, false), [0]);
+            assert_eq!(stores(table, &code, 3, false), [2]);
+        }
     }
 }

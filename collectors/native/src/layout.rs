@@ -485,6 +485,7 @@ impl DebugWords {
 // object.h, tp_flags
 pub const INLINE_VALUES: u64 = 1 << 2;
 pub const MANAGED_DICT: u64 = 1 << 4;
+pub const IMMUTABLE_TYPE: u64 = 1 << 8;
 pub const HEAP_TYPE: u64 = 1 << 9;
 pub const READY: u64 = 1 << 12;
 pub const INT_SUBCLASS: u64 = 1 << 24;
@@ -500,6 +501,11 @@ pub const LOCAL_IS_CELL: u8 = 0x40 | 0x80;
 
 // internal/pycore_frame.h, owners: from here on the frame is the interpreter's own and runs no code
 pub const FRAME_OF_INTERPRETER: u8 = 3;
+pub const FRAME_OF_GENERATOR: u8 = 1;
+
+// cpython/genobject.h (3.13: internal/pycore_interpframe_structs.h), _PyGenObject_HEAD: the state lies
+// in front of the frame; below zero it is suspended, above it has ended
+pub const STATE_BEFORE_FRAME: usize = 5;
 
 // internal/pycore_stackref.h
 const STACKREF_TAG: u64 = 3;

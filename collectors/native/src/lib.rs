@@ -14,8 +14,8 @@ mod errors;
 mod events;
 mod frames;
 mod layout;
-mod memory;
 mod lookahead;
+mod memory;
 mod objects;
 mod pace;
 mod places;
@@ -66,10 +66,7 @@ mod latencyprism_native {
             ("STATE_PERMISSION_LOST", events::STATE_PERMISSION_LOST),
             ("STATE_SLOT_LOST", events::STATE_SLOT_LOST),
             ("STATE_LAGGING", events::STATE_LAGGING),
-            (
-                "STATE_SELF_CHECK_FAILED",
-                events::STATE_SELF_CHECK_FAILED,
-            ),
+            ("STATE_SELF_CHECK_FAILED", events::STATE_SELF_CHECK_FAILED),
             ("FLAG_INSIDE_STEP", u32::from(events::FLAG_INSIDE_STEP)),
         ] {
             module.add(name, value)?;

@@ -185,6 +185,14 @@ pub mod fake {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             self.put(address, &bytes);
         }
+
+        /// Changes one word of a stretch.
+        pub fn patch(&self, address: u64, word: u64) {
+            let mut stretches = self.stretches.borrow_mut();
+            let (start, bytes) = stretches.range_mut(..=address).next_back().unwrap();
+            let from = (address - start) as usize;
+            bytes[from..from + 8].copy_from_slice(&word.to_le_bytes());
+        }
     }
 
     impl Memory for FakeMemory {

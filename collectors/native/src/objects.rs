@@ -19,6 +19,7 @@ const MAX_ENTRIES: usize = 2 * MAX_ELEMENTS;
 /// Items per block of a deque.
 const DEQUE_BLOCK: u64 = 64;
 const MAX_TUPLE: i64 = 16;
+const MAX_MEMBER_NAME: usize = 64;
 const MAX_BASES: usize = 16;
 const MAX_CACHED: usize = 4096;
 /// Attributes of an object that is asked for the length of its only container.
@@ -74,7 +75,18 @@ enum Shape {
     Dict,
     Set,
     Deque,
+    Float,
+    None,
     Other,
+}
+
+/// What tells one object from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Int(i64),
+    /// The bits of a float.
+    Float(u64),
+    Address(u64),
 }
 
 /// What is kept of a type.
@@ -84,6 +96,7 @@ struct Class {
     /// Where values may lie in the object itself; 0 when they never do.
     values_behind: u64,
     dictoffset: i64,
+    basic_bytes: u64,
     cached_keys: u64,
     /// 0 for built-in types, which are not searched.
     dict: u64,
@@ -171,6 +184,7 @@ impl<M: Memory> Objects<M> {
                 0
             },
             dictoffset: bytes.i64_at(layout.type_dictoffset),
+            basic_bytes: bytes.u64_at(layout.type_basicsize),
             cached_keys: if heap {
                 self.memory.word(address + layout.type_cached_keys as u64)?
             } else {
@@ -208,13 +222,17 @@ impl<M: Memory> Objects<M> {
         let mut bytes = [0; TYPE_BYTES];
         bytes.copy_from_slice(class);
         for _ in 0..MAX_BASES {
-            if bytes.u64_at(layout.type_flags) & layout::HEAP_TYPE == 0 {
+            let flags = bytes.u64_at(layout.type_flags);
+            // A deque's type is on the heap since 3.12; no class statement makes an immutable one.
+            if flags & layout::HEAP_TYPE == 0 || flags & layout::IMMUTABLE_TYPE != 0 {
                 let mut name = [0; 18];
                 let at = bytes.u64_at(layout.type_name);
                 let arrived = self.memory.gather(&[(at, name.len())], &mut name)?;
                 return Ok(match name[..arrived].split(|byte| *byte == 0).next() {
                     Some(b"set" | b"frozenset") => Shape::Set,
                     Some(b"collections.deque") => Shape::Deque,
+                    Some(b"float") => Shape::Float,
+                    Some(b"NoneType") => Shape::None,
                     _ => Shape::Other,
                 });
             }
@@ -330,6 +348,9 @@ impl<M: Memory> Objects<M> {
     fn search_member(&mut self, class: u64, name: &str) -> Result<u64, Trouble> {
         let mut at = class;
         for _ in 0..MAX_BASES {
+            if at == 0 {
+                break;
+            }
             let class = self.class(at)?;
             if class.dict == 0 {
                 break;
@@ -442,6 +463,14 @@ impl<M: Memory> Objects<M> {
         } else if class.dictoffset > 0 {
             let at = object.wrapping_add(class.dictoffset as u64);
             (at, self.memory.word(at)?)
+        } else if class.dictoffset < 0 && class.shape == Shape::Int {
+            // Behind the digits: members of an IntEnum before 3.12.
+            let (digits, _) = self.int_size(&head[BEFORE as usize..]);
+            let end = (class.basic_bytes + 4 * digits.min(3)).next_multiple_of(8);
+            let at = object
+                .wrapping_add(end)
+                .wrapping_add_signed(class.dictoffset);
+            (at, self.memory.word(at)?)
         } else {
             return Err(Trouble::Absent);
         };
@@ -491,10 +520,9 @@ impl<M: Memory> Objects<M> {
                     mask: 0xff << (8 * valid),
                     expected: 1 << (8 * valid),
                 };
-                let type_at = object + self.layout.object_type as u64;
-                let of_class = Guard::whole(type_at, head.u64_at(self.type_at()));
                 let start = at.wrapping_add(self.layout.values_first);
-                valid.holds(word).then(|| (start, vec![valid, of_class]))
+                // Another class takes the flag away as well.
+                valid.holds(word).then(|| (start, vec![valid]))
             }
         })
     }
@@ -622,11 +650,15 @@ impl<M: Memory> Objects<M> {
             _ => return Err(Trouble::Absent),
         };
         if digits == 3 {
+            let third_at = layout.int_digits + 8;
             let mut third = [0; 4];
-            self.memory.read(
-                object.wrapping_add(layout.int_digits as u64 + 8),
-                &mut third,
-            )?;
+            match bytes.get(third_at..third_at + 4) {
+                Some(there) => third.copy_from_slice(there),
+                None => {
+                    let at = object.wrapping_add(third_at as u64);
+                    self.memory.read(at, &mut third)?;
+                }
+            }
             let third = u64::from(u32::from_le_bytes(third));
             if third >= 1 << 3 {
                 return Err(Trouble::Absent);
@@ -636,6 +668,57 @@ impl<M: Memory> Objects<M> {
         // At most 63 bits by the checks above, so the sign always fits.
         let magnitude = i64::try_from(magnitude).map_err(|_| Trouble::Torn)?;
         Ok(if negative { -magnitude } else { magnitude })
+    }
+
+    /// What tells this object from others, from its first bytes.
+    pub fn content(&mut self, object: u64, bytes: &[u8]) -> Result<Content, Trouble> {
+        match self.class(bytes.u64_at(self.layout.object_type))?.shape {
+            Shape::Int => match self.decode_int(object, bytes) {
+                Ok(number) => Ok(Content::Int(number)),
+                // Too large for a number here.
+                Err(Trouble::Absent) => Ok(Content::Address(object)),
+                Err(other) => Err(other),
+            },
+            Shape::Float => Ok(Content::Float(bytes.u64_at(self.layout.object_size))),
+            _ => Ok(Content::Address(object)),
+        }
+    }
+
+    pub fn is_none(&mut self, object: u64) -> Result<bool, Trouble> {
+        let class = self
+            .memory
+            .word(object.wrapping_add(self.layout.object_type as u64))?;
+        Ok(self.class(class)?.shape == Shape::None)
+    }
+
+    pub fn is_deque(&mut self, object: u64) -> Result<bool, Trouble> {
+        Ok(self.inspect(object)?.0 == Shape::Deque)
+    }
+
+    /// Which of `names` the member of an enum at the end of a path has.
+    ///
+    /// The name is compared here and goes no further.
+    pub fn member_index(
+        &mut self,
+        start: u64,
+        path: &crate::spec::Path,
+        names: &[String],
+    ) -> Result<i64, Trouble> {
+        let member = self.follow(start, &path.steps)?;
+        let text = self.attribute(member, "_name_")?;
+        let layout = self.layout;
+        let mut head = [0; 40];
+        self.memory.read(text, &mut head)?;
+        let length = head.u64_at(layout.text_length) as usize;
+        let ascii_and_compact = head.u32_at(layout.text_state) >> 5 & 3 == 3;
+        if !ascii_and_compact || length > MAX_MEMBER_NAME {
+            return Err(Trouble::Absent);
+        }
+        let mut name = vec![0; length];
+        let at = text.wrapping_add(layout.text_ascii_data);
+        self.memory.read(at, &mut name)?;
+        let found = names.iter().position(|known| known.as_bytes() == name);
+        found.map(|index| index as i64).ok_or(Trouble::Absent)
     }
 
     /// How many digits an int has, and whether it is below zero.
@@ -679,7 +762,7 @@ impl<M: Memory> Objects<M> {
             Shape::List | Shape::Tuple | Shape::Deque => layout.object_size,
             Shape::Dict => layout.dict_used,
             Shape::Set => layout.set_used,
-            Shape::Int | Shape::Other => return Err(Trouble::Absent),
+            Shape::Int | Shape::Float | Shape::None | Shape::Other => return Err(Trouble::Absent),
         };
         match head.i64_at(offset) {
             length @ 0..=0xffff_ffff => Ok(length),
@@ -781,7 +864,7 @@ impl<M: Memory> Objects<M> {
         let mut held = None;
         for value in self.table_values(&table, attributes.values)? {
             let (shape, head) = self.inspect(value)?;
-            if matches!(shape, Shape::Int | Shape::Other) {
+            if self.length(shape, &head) == Err(Trouble::Absent) {
                 continue;
             }
             if held.is_some() {
@@ -892,6 +975,7 @@ impl<M: Memory> Objects<M> {
         for reduction in reductions {
             let result = match reduction {
                 Reduce::Int => self.decode_int(object, &head),
+                Reduce::Bool => self.decode_int(object, &head).and_then(truth),
                 Reduce::Len if shape == Shape::Other => self.held_length(object),
                 Reduce::Len => self.length(shape, &head),
                 other => {
@@ -933,6 +1017,13 @@ fn value_address(attributes: Attributes, place: Place) -> u64 {
     }
 }
 
+fn truth(number: i64) -> Result<i64, Trouble> {
+    match number {
+        0 | 1 => Ok(number),
+        _ => Err(Trouble::Absent),
+    }
+}
+
 fn fold(reduction: Reduce, values: &[i64]) -> Result<i64, Trouble> {
     let sum = |above: i64| {
         values
@@ -949,7 +1040,7 @@ fn fold(reduction: Reduce, values: &[i64]) -> Result<i64, Trouble> {
         Reduce::SumAboveOne => sum(1),
         Reduce::CountOne => Ok(values.iter().filter(|value| **value == 1).count() as i64),
         Reduce::Max => values.iter().copied().max().ok_or(Trouble::Absent),
-        Reduce::Int | Reduce::Len => Err(Trouble::Absent),
+        Reduce::Int | Reduce::Len | Reduce::Bool | Reduce::Enum => Err(Trouble::Absent),
     }
 }
 
@@ -969,27 +1060,46 @@ mod tests {
     const THING: u64 = 0x7000;
     const OLD: u64 = 0x8000;
     const TYPE: u64 = 0x9000;
+    const TUPLE: u64 = 0xa000;
+    const MEMBER: u64 = 0xb000;
+    /// From a type to its dictionary.
+    const DICT_OF_TYPE: u64 = 0x800;
+    /// Capacity, size, embedded, valid.
+    const VALID_VALUES: u64 = 0x0101_021e;
 
     /// A made-up interpreter: a few types, and objects put where a test wants them.
     struct World {
         memory: FakeMemory,
+        layout: &'static Layout,
+    }
+
+    fn in_every_version(test: impl Fn(World)) {
+        for minor in 11..=14 {
+            test(World::of(minor));
+        }
     }
 
     impl World {
         fn new() -> Self {
+            World::of(11)
+        }
+
+        fn of(minor: u64) -> Self {
             let world = World {
                 memory: FakeMemory::default(),
+                layout: layout_of(3, minor),
             };
             let heap = layout::HEAP_TYPE;
             world.class(INT, layout::INT_SUBCLASS, 0, "int", 0, 0);
             world.class(LIST, layout::LIST_SUBCLASS, 0, "list", 0, 0);
             world.class(DICT, layout::DICT_SUBCLASS, 0, "dict", 0, 0);
             world.class(SET, 0, 0, "set", 0, 0);
-            world.class(DEQUE, 0, 0, "collections.deque", 0, 0);
+            let immutable = heap | layout::IMMUTABLE_TYPE;
+            world.class(DEQUE, immutable, 0, "collections.deque", 0, 0);
             world.class(QUEUE, heap, DEQUE, "Queue", 0, 0);
             world.class(
                 THING,
-                heap | layout::MANAGED_DICT,
+                heap | layout::MANAGED_DICT | layout::INLINE_VALUES,
                 0,
                 "Thing",
                 u64::MAX,
@@ -1000,42 +1110,45 @@ mod tests {
         }
 
         fn class(&self, at: u64, flags: u64, base: u64, name: &str, dictoffset: u64, keys: u64) {
-            let mut words = [0; 110];
+            let layout = self.layout;
+            let mut words = [0; 111];
             words[1] = TYPE;
-            words[3] = at + 0x400;
-            words[168 / 8] = flags | layout::READY;
-            words[256 / 8] = base;
-            words[288 / 8] = dictoffset;
-            words[872 / 8] = keys;
+            words[layout.type_name / 8] = at + 0x400;
+            words[layout.type_basicsize / 8] = 16;
+            words[layout.type_flags / 8] = flags | layout::READY;
+            words[layout.type_base / 8] = base;
+            words[layout.type_dict / 8] = at + DICT_OF_TYPE;
+            words[layout.type_dictoffset / 8] = dictoffset;
+            words[layout.type_cached_keys / 8] = keys;
             self.memory.put_words(at, &words);
             let mut text = name.as_bytes().to_vec();
             text.resize(32, 0);
             self.memory.put(at + 0x400, &text);
+            self.dict(at + DICT_OF_TYPE, &[]);
         }
 
         fn int(&self, at: u64, value: i64) -> u64 {
             let magnitude = value.unsigned_abs();
             let mask = (1 << 30) - 1;
             let digits = [magnitude & mask, magnitude >> 30 & mask, magnitude >> 60];
-            let count = digits.iter().rposition(|d| *d != 0).map_or(0, |i| i + 1) as i64;
-            let size = if value < 0 { -count } else { count };
-            let words = [
-                1,
-                INT,
-                size as u64,
-                digits[0] | digits[1] << 32,
-                digits[2],
-                0,
-            ];
+            let count = digits.iter().rposition(|d| *d != 0).map_or(0, |i| i + 1) as u64;
+            let size = match (self.layout.int_tagged, value.signum()) {
+                (false, -1) => count.wrapping_neg(),
+                (false, _) => count,
+                (true, sign) => count << 3 | (1 - sign) as u64,
+            };
+            let words = [1, INT, size, digits[0] | digits[1] << 32, digits[2], 0];
             self.memory.put_words(at, &words);
             at
         }
 
         fn text(&self, at: u64, text: &str) -> u64 {
-            let mut bytes = vec![0; 48];
+            let start = self.layout.text_ascii_data as usize;
+            let mut bytes = vec![0; start];
             bytes[16] = text.len() as u8;
             bytes[32] = 0b1110_0100;
             bytes.extend_from_slice(text.as_bytes());
+            bytes.resize(bytes.len().max(48), 0);
             self.memory.put(at, &bytes);
             at
         }
@@ -1061,12 +1174,58 @@ mod tests {
             at
         }
 
-        /// An instance with inline values; `Thing`'s shared keys must be put first.
+        /// An instance with values of its own; `Thing`'s shared keys must be put first.
         fn thing(&self, at: u64, values: &[u64]) -> u64 {
-            self.memory
-                .put_words(at - 32, &[at + 0x100, 0, 0, 0, 1, THING, 0]);
-            self.memory.put_words(at + 0x100, values);
+            let apart = at + 0x100;
+            let mut words = match self.layout.managed {
+                Managed::Apart { .. } => vec![apart, 0, 0, 0, 1, THING, 0],
+                Managed::Either { .. } => vec![0, apart - 1, 0, 0, 1, THING, 0],
+                Managed::Behind { .. } => vec![0, 0, 0, 0, 1, THING, VALID_VALUES],
+            };
+            match self.layout.managed {
+                Managed::Behind { .. } => words.extend(values),
+                _ => self.memory.put_words(apart, values),
+            }
+            self.memory.put_words(at - 32, &words);
             at
+        }
+
+        /// The same instance after somebody asked for its dictionary and it grew.
+        fn thing_with_dict(&self, at: u64, dict: u64) -> u64 {
+            let words = match self.layout.managed {
+                Managed::Apart { .. } | Managed::Either { .. } => [0, dict, 0, 0, 1, THING, 0],
+                Managed::Behind { .. } => [0, dict, 0, 0, 1, THING, 0x1e],
+            };
+            self.memory.put_words(at - 32, &words);
+            at
+        }
+
+        /// A tuple's type, and a tuple.
+        fn tuple(&self, at: u64, items: &[u64]) -> u64 {
+            self.class(TUPLE, layout::TUPLE_SUBCLASS, 0, "tuple", 0, 0);
+            let mut words = vec![1, TUPLE, items.len() as u64, 0];
+            words.truncate(self.layout.tuple_items as usize / 8);
+            words.extend(items);
+            words.resize(words.len().max(6), 0);
+            self.memory.put_words(at, &words);
+            at
+        }
+
+        /// A class with `__slots__`, the offsets of which are given.
+        fn slotted(&self, at: u64, base: u64, slots: &[(&str, u64)]) {
+            self.class(MEMBER, 0, 0, "member_descriptor", 0, 0);
+            self.class(at, layout::HEAP_TYPE, base, "Slotted", 0, 0);
+            let mut members = Vec::new();
+            for (index, (name, offset)) in slots.iter().enumerate() {
+                let descriptor = at + 0x4000 + 0x80 * index as u64;
+                let member = descriptor + 0x40;
+                self.memory
+                    .put_words(descriptor, &[1, MEMBER, 0, 0, 0, member]);
+                let kind = u64::from(layout::MEMBER_OBJECT_OR_ERROR);
+                self.memory.put_words(member, &[0, kind, *offset]);
+                members.push((*name, descriptor));
+            }
+            self.dict(at + DICT_OF_TYPE, &members);
         }
 
         fn thing_keys(&self, names: &[&str]) {
@@ -1078,7 +1237,7 @@ mod tests {
         }
 
         fn done(self) -> Objects<FakeMemory> {
-            Objects::new(self.memory, layout_of(3, 11))
+            Objects::new(self.memory, self.layout)
         }
     }
 
@@ -1093,75 +1252,146 @@ mod tests {
 
     #[test]
     fn ints_of_every_size_and_sign() {
-        let world = World::new();
-        let values = [0, 1, -1, (1 << 30) - 1, 1 << 30, -(1 << 45), i64::MAX];
-        for (index, value) in values.iter().enumerate() {
-            world.int(0x50_000 + 0x100 * index as u64, *value);
-        }
-        world
-            .memory
-            .put_words(0x60_000, &[1, INT, 3, u64::MAX, u64::MAX]);
-        world.memory.put_words(0x60_100, &[1, INT, 900, 0, 0]);
-        let mut objects = world.done();
-        for (index, value) in values.iter().enumerate() {
-            assert_eq!(objects.int(0x50_000 + 0x100 * index as u64), Ok(*value));
-        }
-        assert_eq!(objects.int(0x60_000), Err(Trouble::Absent));
-        assert_eq!(objects.int(0x60_100), Err(Trouble::Absent));
+        in_every_version(|world| {
+            let values = [0, 1, -1, (1 << 30) - 1, 1 << 30, -(1 << 45), i64::MAX];
+            for (index, value) in values.iter().enumerate() {
+                world.int(0x50_000 + 0x100 * index as u64, *value);
+            }
+            let size = |digits: u64| digits << (3 * u32::from(world.layout.int_tagged));
+            world
+                .memory
+                .put_words(0x60_000, &[1, INT, size(3), u64::MAX, u64::MAX]);
+            world.memory.put_words(0x60_100, &[1, INT, size(900), 0, 0]);
+            let mut objects = world.done();
+            for (index, value) in values.iter().enumerate() {
+                assert_eq!(objects.int(0x50_000 + 0x100 * index as u64), Ok(*value));
+            }
+            assert_eq!(objects.int(0x60_000), Err(Trouble::Absent));
+            assert_eq!(objects.int(0x60_100), Err(Trouble::Absent));
+        });
     }
 
     #[test]
     fn lengths_of_containers_and_their_subclasses() {
-        let world = World::new();
-        world.list(0x50_000, &[1, 2, 3]);
-        world.dict(0x51_000, &[("a", 9), ("b", 0)]);
-        world.memory.put_words(0x52_000, &[1, SET, 99, 4, 0, 0]);
-        world.memory.put_words(0x53_000, &[1, QUEUE, 5, 0, 0, 0]);
-        world.memory.put_words(0x54_000, &[1, THING, 6, 0, 0, 0]);
-        world
-            .memory
-            .put_words(0x55_000, &[1, LIST, u64::MAX, 0, 0, 0]);
-        let mut objects = world.done();
-        assert_eq!(length(&mut objects, 0x50_000), Ok(3));
-        assert_eq!(length(&mut objects, 0x51_000), Ok(1));
-        assert_eq!(length(&mut objects, 0x52_000), Ok(4));
-        assert_eq!(length(&mut objects, 0x53_000), Ok(5));
-        assert_eq!(length(&mut objects, 0x54_000), Err(Trouble::Absent));
-        assert_eq!(length(&mut objects, 0x55_000), Err(Trouble::Torn));
+        in_every_version(|world| {
+            world.list(0x50_000, &[1, 2, 3]);
+            world.dict(0x51_000, &[("a", 9), ("b", 0)]);
+            world.memory.put_words(0x52_000, &[1, SET, 99, 4, 0, 0]);
+            world.memory.put_words(0x53_000, &[1, QUEUE, 5, 0, 0, 0]);
+            world.memory.put_words(0x54_000, &[1, THING, 6, 0, 0, 0]);
+            world
+                .memory
+                .put_words(0x55_000, &[1, LIST, u64::MAX, 0, 0, 0]);
+            let mut objects = world.done();
+            assert_eq!(length(&mut objects, 0x50_000), Ok(3));
+            assert_eq!(length(&mut objects, 0x51_000), Ok(1));
+            assert_eq!(length(&mut objects, 0x52_000), Ok(4));
+            assert_eq!(length(&mut objects, 0x53_000), Ok(5));
+            assert_eq!(length(&mut objects, 0x54_000), Err(Trouble::Absent));
+            assert_eq!(length(&mut objects, 0x55_000), Err(Trouble::Torn));
+        });
     }
 
     #[test]
     fn attributes_are_found_in_inline_values_and_in_dictionaries() {
-        let world = World::new();
-        world.thing_keys(&["first", "second"]);
-        let seven = world.int(0x50_000, 7);
-        world.thing(0x60_000, &[0, seven]);
-        world.dict(0x70_000, &[("first", seven)]);
-        world.memory.put_words(0x61_000, &[1, OLD, 0x70_000]);
-        let mut objects = world.done();
-        assert_eq!(objects.attribute(0x60_000, "second"), Ok(seven));
-        assert_eq!(objects.attribute(0x60_000, "first"), Err(Trouble::Absent));
-        assert_eq!(objects.attribute(0x60_000, "third"), Err(Trouble::Absent));
-        assert_eq!(objects.attribute(0x61_000, "first"), Ok(seven));
+        in_every_version(|world| {
+            world.thing_keys(&["first", "second"]);
+            let seven = world.int(0x50_000, 7);
+            world.thing(0x60_000, &[0, seven]);
+            world.dict(0x70_000, &[("first", seven)]);
+            world.memory.put_words(0x61_000, &[1, OLD, 0x70_000]);
+            let mut objects = world.done();
+            assert_eq!(objects.attribute(0x60_000, "second"), Ok(seven));
+            assert_eq!(objects.attribute(0x60_000, "first"), Err(Trouble::Absent));
+            assert_eq!(objects.attribute(0x60_000, "third"), Err(Trouble::Absent));
+            assert_eq!(objects.attribute(0x61_000, "first"), Ok(seven));
+        });
     }
 
     #[test]
     fn a_slot_comes_with_the_words_that_keep_it_valid() {
-        let world = World::new();
-        world.thing_keys(&["scheduler"]);
-        let step = world.int(0x50_000, 3);
-        world.dict(0x70_000, &[("current_step", step)]);
-        world.memory.put_words(0x61_000, &[1, OLD, 0x70_000]);
-        world.thing(0x60_000, &[0x61_000]);
-        let mut objects = world.done();
-        let steps = path("scheduler.current_step").steps;
-        let slot = objects.resolve(0x60_000, &steps).unwrap();
-        assert_eq!(objects.memory.word(slot.address), Ok(step));
-        assert!(slot.guards.contains(&Guard::whole(0x60_000 - 32, 0x60_100)));
-        assert!(slot.guards.contains(&Guard::whole(0x60_100, 0x61_000)));
-        for guard in slot.guards {
-            assert!(guard.holds(objects.memory.word(guard.address).unwrap()));
-        }
+        in_every_version(|world| {
+            world.thing_keys(&["scheduler"]);
+            let step = world.int(0x50_000, 3);
+            world.dict(0x70_000, &[("current_step", step)]);
+            world.memory.put_words(0x61_000, &[1, OLD, 0x70_000]);
+            world.thing(0x60_000, &[0x61_000]);
+            let mut objects = world.done();
+            let steps = path("scheduler.current_step").steps;
+            let slot = objects.resolve(0x60_000, &steps).unwrap();
+            assert_eq!(objects.memory.word(slot.address), Ok(step));
+            assert!(slot.guards.iter().any(|guard| guard.expected == 0x61_000));
+            let kept = |memory: &FakeMemory, guard: &Guard| {
+                guard.holds(memory.word(guard.address).unwrap())
+            };
+            assert!(slot.guards.iter().all(|guard| kept(&objects.memory, guard)));
+            let later = World {
+                memory: std::mem::take(&mut objects.memory),
+                layout: objects.layout,
+            };
+            later.thing_with_dict(0x60_000, 0x70_000);
+            assert!(!slot.guards.iter().all(|guard| kept(&later.memory, guard)));
+        });
+    }
+
+    #[test]
+    fn slots_of_a_class_and_of_its_bases_are_attributes() {
+        in_every_version(|world| {
+            world.slotted(0x80_000, 0, &[("early", 16)]);
+            world.slotted(0x90_000, 0x80_000, &[("late", 24), ("unset", 32)]);
+            let (two, five) = (world.int(0x50_000, 2), world.int(0x50_100, 5));
+            let object = [0, 0, 0, 0, 1, 0x90_000, two, five, 0];
+            for at in [0x60_000, 0x61_000] {
+                world.memory.put_words(at - 32, &object);
+            }
+            world.list(0x70_000, &[0x60_000, 0x61_000]);
+            world.thing_keys(&["items"]);
+            world.thing(0x62_000, &[0x70_000]);
+            let mut objects = world.done();
+            assert_eq!(objects.attribute(0x60_000, "early"), Ok(two));
+            assert_eq!(objects.attribute(0x60_000, "late"), Ok(five));
+            assert_eq!(objects.attribute(0x60_000, "unset"), Err(Trouble::Absent));
+            assert_eq!(objects.attribute(0x60_000, "other"), Err(Trouble::Absent));
+            let slot = objects.slot(0x60_000, "late").unwrap();
+            assert_eq!(slot.address, 0x60_018);
+            assert_eq!(slot.guards, [Guard::whole(0x60_008, 0x90_000)]);
+            let sums = objects.reduce(0x62_000, &path("items[].late"), &[Reduce::Sum]);
+            assert_eq!(sums, Ok(vec![10]));
+        });
+    }
+
+    #[test]
+    fn the_only_container_of_an_object_with_a_length_gives_it() {
+        in_every_version(|world| {
+            let sized = 0x80_000;
+            let table = sized + 0x600;
+            world.class(sized, layout::HEAP_TYPE, 0, "Queue", 16, 0);
+            let at = sized + world.layout.type_as_sequence as u64;
+            world.memory.patch(at, table);
+            world.memory.put_words(table, &[0x1234]);
+            let items = world.list(0x50_000, &[1, 2, 3]);
+            let (limit, text) = (world.int(0x51_000, 9), world.text(0x52_000, "fcfs"));
+            world.class(0xc0_000, 0, 0, "str", 0, 0);
+            world.memory.patch(text + 8, 0xc0_000);
+            world.dict(
+                0x70_000,
+                &[("limit", limit), ("heap", items), ("name", text)],
+            );
+            world.dict(0x73_000, &[("left", items), ("right", items)]);
+            world
+                .memory
+                .put_words(0x60_000, &[1, sized, 0x70_000, 0, 0, 0]);
+            world
+                .memory
+                .put_words(0x61_000, &[1, sized, 0x73_000, 0, 0, 0]);
+            world
+                .memory
+                .put_words(0x62_000, &[1, OLD, 0x70_000, 0, 0, 0]);
+            let mut objects = world.done();
+            assert_eq!(objects.held_length(0x60_000), Ok(3));
+            assert_eq!(objects.held_length(0x61_000), Err(Trouble::Absent));
+            assert_eq!(objects.held_length(0x62_000), Err(Trouble::Absent));
+        });
     }
 
     #[test]
@@ -1174,6 +1404,7 @@ mod tests {
         assert_eq!(objects.attribute(0x61_000, "b"), Ok(two));
         let again = World {
             memory: std::mem::take(&mut objects.memory),
+            layout: objects.layout,
         };
         again.dict(0x70_000, &[("other", one), ("a", one), ("b", two)]);
         objects.memory = again.memory;
@@ -1182,72 +1413,71 @@ mod tests {
 
     #[test]
     fn reductions_of_one_path_share_its_values() {
-        let world = World::new();
-        let (one, many) = (world.int(0x50_000, 1), world.int(0x50_100, 40));
-        world.thing_keys(&["tokens"]);
-        world.dict(
-            0x70_000,
-            &[("x", one), ("y", many), ("z", one), ("gone", 0)],
-        );
-        world.thing(0x60_000, &[0x70_000]);
-        let mut objects = world.done();
-        let all = [
-            Reduce::Len,
-            Reduce::Sum,
-            Reduce::Max,
-            Reduce::CountOne,
-            Reduce::SumAboveOne,
-            Reduce::Int,
-        ];
-        let values = objects.reduce(0x60_000, &path("tokens"), &all);
-        assert_eq!(values, Ok(vec![3, 42, 40, 2, 40, UNKNOWN]));
-        let values = objects.reduce(0x60_000, &path("absent"), &all[..1]);
-        assert_eq!(values, Ok(vec![UNKNOWN]));
+        in_every_version(|world| {
+            let (one, many) = (world.int(0x50_000, 1), world.int(0x50_100, 40));
+            world.thing_keys(&["tokens"]);
+            world.dict(
+                0x70_000,
+                &[("x", one), ("y", many), ("z", one), ("gone", 0)],
+            );
+            world.thing(0x60_000, &[0x70_000]);
+            let mut objects = world.done();
+            let all = [
+                Reduce::Len,
+                Reduce::Sum,
+                Reduce::Max,
+                Reduce::CountOne,
+                Reduce::SumAboveOne,
+                Reduce::Int,
+            ];
+            let values = objects.reduce(0x60_000, &path("tokens"), &all);
+            assert_eq!(values, Ok(vec![3, 42, 40, 2, 40, UNKNOWN]));
+            let values = objects.reduce(0x60_000, &path("absent"), &all[..1]);
+            assert_eq!(values, Ok(vec![UNKNOWN]));
+        });
     }
 
     #[test]
     fn an_attribute_of_each_element() {
-        let world = World::new();
-        world.thing_keys(&["items", "size"]);
-        let (two, five) = (world.int(0x50_000, 2), world.int(0x50_100, 5));
-        let first = world.thing(0x61_000, &[0, two]);
-        let second = world.thing(0x62_000, &[0, five]);
-        world.list(0x70_000, &[first, second]);
-        world.thing(0x60_000, &[0x70_000, two]);
-        world.list(0x71_000, &[]);
-        world.thing(0x63_000, &[0x71_000, two]);
-        let mut objects = world.done();
-        let both = [Reduce::Sum, Reduce::Len, Reduce::Max];
-        let sums = objects.reduce(0x60_000, &path("items[].size"), &both);
-        assert_eq!(sums, Ok(vec![7, 2, 5]));
-        let none = objects.reduce(0x63_000, &path("items[].size"), &both);
-        assert_eq!(none, Ok(vec![0, 0, UNKNOWN]));
+        in_every_version(|world| {
+            world.thing_keys(&["items", "size"]);
+            let (two, five) = (world.int(0x50_000, 2), world.int(0x50_100, 5));
+            let first = world.thing(0x61_000, &[0, two]);
+            let second = world.thing(0x62_000, &[0, five]);
+            world.list(0x70_000, &[first, second]);
+            world.thing(0x60_000, &[0x70_000, two]);
+            world.list(0x71_000, &[]);
+            world.thing(0x63_000, &[0x71_000, two]);
+            let mut objects = world.done();
+            let both = [Reduce::Sum, Reduce::Len, Reduce::Max];
+            let sums = objects.reduce(0x60_000, &path("items[].size"), &both);
+            assert_eq!(sums, Ok(vec![7, 2, 5]));
+            let none = objects.reduce(0x63_000, &path("items[].size"), &both);
+            assert_eq!(none, Ok(vec![0, 0, UNKNOWN]));
+        });
     }
 
     #[test]
     fn the_newest_batch_is_the_one_of_its_class_in_the_leftmost_tuple() {
-        let world = World::new();
-        world.thing_keys(&["queue"]);
-        let other = world.int(0x50_000, 7);
-        let batch = world.thing(0x61_000, &[0]);
-        let older = world.thing(0x62_000, &[0]);
-        let tuple = 0x71_000;
-        world.memory.put_words(0xa000, &[1, TYPE]);
-        world.class(0xa000, layout::TUPLE_SUBCLASS, 0, "tuple", 0, 0);
-        let words = [1, 0xa000, 2, other, batch, 0];
-        world.memory.put_words(tuple, &words);
-        let words = [1, DEQUE, 1, 0x73_000, 0x73_000, 5];
-        world.memory.put_words(0x72_000, &words);
-        world.memory.put_words(0x73_000 + 8 + 8 * 5, &[tuple]);
-        world.thing(0x60_000, &[0x72_000]);
-        world.memory.put_words(0x74_000, &[1, DEQUE, 0, 0, 0, 0]);
-        world.thing(0x63_000, &[0x74_000]);
-        let mut objects = world.done();
-        let queue = path("queue").steps;
-        assert_eq!(objects.newest(0x60_000, &queue, older), Ok(batch));
-        assert_eq!(objects.newest(0x60_000, &queue, other), Ok(other));
-        let empty = objects.newest(0x63_000, &queue, older);
-        assert_eq!(empty, Err(Trouble::Absent));
+        in_every_version(|world| {
+            world.thing_keys(&["queue"]);
+            let other = world.int(0x50_000, 7);
+            let batch = world.thing(0x61_000, &[0]);
+            let older = world.thing(0x62_000, &[0]);
+            let tuple = world.tuple(0x71_000, &[other, batch]);
+            let words = [1, DEQUE, 1, 0x73_000, 0x73_000, 5];
+            world.memory.put_words(0x72_000, &words);
+            world.memory.put_words(0x73_000 + 8 + 8 * 5, &[tuple]);
+            world.thing(0x60_000, &[0x72_000]);
+            world.memory.put_words(0x74_000, &[1, DEQUE, 0, 0, 0, 0]);
+            world.thing(0x63_000, &[0x74_000]);
+            let mut objects = world.done();
+            let queue = path("queue").steps;
+            assert_eq!(objects.newest(0x60_000, &queue, older), Ok(batch));
+            assert_eq!(objects.newest(0x60_000, &queue, other), Ok(other));
+            let empty = objects.newest(0x63_000, &queue, older);
+            assert_eq!(empty, Err(Trouble::Absent));
+        });
     }
 
     #[test]

@@ -1,30 +1,39 @@
 //! One engine under observation: what is resolved in it, and what one tick does.
 
+mod batch;
+mod check;
+mod poll;
+mod sheet;
+
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-use crate::clock::{Clock, Edge, Observation, Reading};
+use crate::calls::{Calls, Ended};
+use crate::clock::Clock;
 use crate::errors::Failure;
 use crate::events::{self, Event};
-use crate::frames::{Found, Frames, StepLook, StepPlace, Walk, STEP_LOOK};
+use crate::frames::{Found, Frames, Seen, Walk};
 use crate::layout::Layout;
-use crate::memory::{Fields, Memory, Piece, ProcessMemory, Trouble};
-use crate::objects::{Guard, Objects, Slot, INT_BYTES};
+use crate::lookahead::Lookahead;
+use crate::memory::{Fields, Memory, ProcessMemory, Trouble};
+use crate::objects::{Objects, Slot};
+use crate::places::{Ask, Place};
 use crate::process::{self, Identity};
-use crate::spec::{CounterKind, Path, Reduce, Spec};
+use crate::spec::{CounterKind, Holder, Path, Spec};
 use crate::stats::Stats;
 use crate::time::monotonic_ns;
+
+use batch::Batches;
+use check::Check;
+use sheet::Sheet;
 
 const RETRIES: usize = 3;
 const ATTACH_ATTEMPTS: usize = 40;
 const RESOLVE_AGAIN_NS: u64 = 250_000_000;
 const HEALTH_NS: u64 = 100_000_000;
 const FORGET_NS: u64 = 10_000_000_000;
-const RELEARN_NS: u64 = 20_000_000;
 /// Stacks in a row without the root function before the thread is looked for again.
 const ROOTLESS_STACKS: u32 = 20;
-/// Attempts at one batch before fields that stay unreadable are given up.
-const BATCH_ATTEMPTS: u32 = 5;
 
 /// Why the reader stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +43,8 @@ pub enum Stop {
 }
 
 /// The counter, found.
-struct Resolved {
+struct Counter {
     choice: usize,
-    thread: u64,
-    root_code: Found,
-    own: u64,
     slot: Slot,
     kind: CounterKind,
     /// The slot's last content, and the number in it.
@@ -46,11 +52,21 @@ struct Resolved {
     number: i64,
 }
 
-/// Fields that share a path, and where their results go in the payload.
-struct Group {
-    path: Path,
-    reductions: Vec<Reduce>,
-    positions: Vec<usize>,
+/// The engine's thread, found.
+struct Resolved {
+    thread: u64,
+    root: Found,
+    /// The root's `self`; 0 when it has none.
+    own: u64,
+    /// Without one, calls are counted.
+    counter: Option<Counter>,
+}
+
+/// An attribute that ticks look at besides the counter.
+struct Followed {
+    slot: Slot,
+    /// The slot's last content.
+    object: u64,
 }
 
 pub struct Reader {
@@ -58,83 +74,78 @@ pub struct Reader {
     pub version: String,
     interpreter: u64,
     layout: &'static Layout,
-    objects: Objects<ProcessMemory>,
+    objects: Objects<Lookahead<ProcessMemory>>,
     frames: Frames,
     spec: Spec,
-    batch_groups: Vec<Group>,
-    gauge_groups: Vec<Group>,
-    payload_words: usize,
+    batches: Batches,
     stats: Arc<Stats>,
     resolved: Option<Resolved>,
-    step: Option<StepPlace>,
+    /// The step, the call, and the frame that has the batch where that is another one.
+    step: Option<Place>,
+    call: Option<Place>,
+    holder: Option<Place>,
+    calls: Calls,
+    /// The object that tells calls apart, as the last look saw it.
+    known_identity: u64,
+    /// Where a look around found no call: the top of the data stack.
+    fruitless: (u64, u64),
+    queue: Option<Followed>,
+    end: Option<Followed>,
+    ended: Ended,
+    overlap: bool,
+    /// The address of None, once it was seen.
+    none: u64,
     clock: Clock,
-    batch_due: bool,
-    batch_attempts: u32,
-    /// The last batch sent: its iteration and its address.
-    last_batch: (i64, u64),
-    pieces: Vec<Piece>,
-    bytes: Vec<u8>,
+    sheet: Sheet,
+    check: Check,
     resolve_again_ns: u64,
     health_ns: u64,
     forget_ns: u64,
     relearn_ns: u64,
+    follow_again_ns: u64,
+    look_around_ns: u64,
     rootless: u32,
 }
 
-fn group<'f>(fields: impl Iterator<Item = &'f crate::spec::Field>, first: usize) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for (index, field) in fields.enumerate() {
-        let position = first + index;
-        match groups.iter_mut().find(|group| group.path == field.path) {
-            Some(group) => {
-                group.reductions.push(field.reduce);
-                group.positions.push(position);
-            }
-            None => groups.push(Group {
-                path: field.path.clone(),
-                reductions: vec![field.reduce],
-                positions: vec![position],
-            }),
-        }
-    }
-    groups
-}
-
 impl Reader {
-    /// Attaches to a running engine and finds its counter.
+    /// Attaches to a running engine and finds its counter, or its calls.
     pub fn attach(pid: i32, spec: Spec, stats: Arc<Stats>) -> Result<Reader, Failure> {
         let identity = Identity::of(pid)?;
         let started = process::start_time(pid);
         let spy = process::spy_on(pid, false)?;
-        let version = spy.version.to_string();
-        let interpreter = spy.addresses.interpreter_address as u64;
         let memory = ProcessMemory::new(pid);
         let layout = process::layout_of(&memory, pid, &spy)?;
-        let fields = spec.batch.iter().flat_map(|batch| &batch.fields);
-        let field_count = fields.clone().count();
+        let resumed = spec.call.as_ref().is_some_and(|call| call.resumed);
         let mut reader = Reader {
-            version,
-            interpreter,
+            version: spy.version.to_string(),
+            interpreter: spy.addresses.interpreter_address as u64,
             layout,
-            objects: Objects::new(memory, layout),
+            objects: Objects::new(Lookahead::new(memory), layout),
             frames: Frames::new(spec.clone()),
-            batch_groups: group(fields, 0),
-            gauge_groups: group(spec.gauges.iter(), field_count),
-            payload_words: field_count + spec.gauges.len(),
+            batches: Batches::new(&spec),
             spec,
             stats,
             resolved: None,
             step: None,
+            call: None,
+            holder: None,
+            calls: Calls::new(resumed),
+            known_identity: 0,
+            fruitless: (0, 0),
+            queue: None,
+            end: None,
+            ended: Ended::default(),
+            overlap: false,
+            none: 0,
             clock: Clock::default(),
-            batch_due: false,
-            batch_attempts: 0,
-            last_batch: (i64::MIN, 0),
-            pieces: Vec::new(),
-            bytes: Vec::new(),
+            sheet: Sheet::default(),
+            check: Check::new(spy),
             resolve_again_ns: 0,
             health_ns: 0,
             forget_ns: 0,
             relearn_ns: 0,
+            follow_again_ns: 0,
+            look_around_ns: 0,
             rootless: 0,
             identity,
         };
@@ -180,19 +191,31 @@ impl Reader {
     }
 
     pub fn syscalls(&self) -> u64 {
-        self.objects.memory.calls()
+        self.objects.memory.inner.calls()
     }
 
     pub fn counter(&self) -> i64 {
         self.clock.counter()
     }
 
+    pub fn rung(&self) -> i64 {
+        match &self.resolved {
+            Some(Resolved {
+                counter: Some(_), ..
+            }) => events::RUNG_COUNTER,
+            Some(_) => events::RUNG_STACK,
+            None => 0,
+        }
+    }
+
     /// The announcement that follows a successful resolution.
     pub fn attached(&self, at_ns: u64) -> Event {
-        let choice = self.resolved.as_ref().map_or(0, |resolved| resolved.choice);
-        let mut event = Event::new(events::STATE, self.clock.counter(), at_ns);
+        let counter = self.resolved.as_ref().and_then(|now| now.counter.as_ref());
+        let number = counter.map_or(self.clock.counter(), |counter| counter.number);
+        let mut event = Event::new(events::STATE, number, at_ns);
         event.code = events::STATE_ATTACHED;
-        event.payload = vec![choice as i64];
+        let choice = counter.map_or(-1, |counter| counter.choice as i64);
+        event.payload = vec![choice, self.rung()];
         event
     }
 
@@ -211,53 +234,77 @@ impl Reader {
                 }
             };
             let Some(root) = walk.root else { continue };
-            let code = self.frames.code(&self.objects, root.code, now_ns)?;
-            let Some(own) = code.own else { continue };
-            let at = root.frame + self.layout.frame_locals as u64 + 8 * own.index;
-            let mut object = self.layout.referent(self.objects.memory.word(at)?);
-            if own.cell {
-                object = self
-                    .objects
-                    .memory
-                    .word(object.wrapping_add(self.layout.cell_value))?;
+            match self.own(root.found, now_ns) {
+                Ok(object) => return Ok((thread, walk, object)),
+                // Calls are counted without it, too.
+                Err(Trouble::Absent) if self.spec.call.is_some() => return Ok((thread, walk, 0)),
+                Err(Trouble::Absent) => {}
+                Err(other) => return Err(other),
             }
-            if object == 0 {
-                return Err(Trouble::Torn);
-            }
-            return Ok((thread, walk, object));
         }
         Err(trouble)
     }
 
-    /// From the root frame to the counter slot.
+    /// The `self` of the root function.
+    fn own(&mut self, root: Found, now_ns: u64) -> Result<u64, Trouble> {
+        let code = self.frames.code(&self.objects, root.code, now_ns)?;
+        let own = code.own.ok_or(Trouble::Absent)?;
+        let memory = &self.objects.memory;
+        let at = root.frame + self.layout.frame_locals as u64 + 8 * own.index;
+        let mut object = self.layout.referent(memory.word(at)?);
+        if own.cell {
+            object = memory.word(object.wrapping_add(self.layout.cell_value))?;
+        }
+        match object {
+            0 => Err(Trouble::Torn),
+            object => Ok(object),
+        }
+    }
+
+    /// From the root frame to the counter slot, or to the calls.
     fn resolve(&mut self) -> Result<(), Trouble> {
         self.stats.resolves.fetch_add(1, Relaxed);
         self.objects.forget();
         let (thread, walk, own) = self.find_root()?;
-        let root_code = walk.root.ok_or(Trouble::Torn)?;
-        let counters = self.spec.counter.clone();
-        for (choice, counter) in counters.iter().enumerate() {
+        let root = walk.root.ok_or(Trouble::Torn)?.found;
+        let counter = self.find_counter(own)?;
+        if counter.is_none() && self.spec.call.is_none() {
+            return Err(Trouble::Absent);
+        }
+        self.resolved = Some(Resolved {
+            thread,
+            root,
+            own,
+            counter,
+        });
+        self.stats.rung.store(self.rung() as u64, Relaxed);
+        self.rootless = 0;
+        self.follow()?;
+        self.learn(&walk);
+        self.learn_call(&walk);
+        Ok(())
+    }
+
+    fn find_counter(&mut self, own: u64) -> Result<Option<Counter>, Trouble> {
+        if own == 0 {
+            return Ok(None);
+        }
+        for (choice, counter) in self.spec.counter.clone().iter().enumerate() {
             match self.resolve_counter(own, &counter.path, counter.kind) {
                 Ok((slot, pointer, number)) => {
-                    self.resolved = Some(Resolved {
+                    return Ok(Some(Counter {
                         choice,
-                        thread,
-                        root_code,
-                        own,
                         slot,
                         kind: counter.kind,
                         pointer,
                         number,
-                    });
-                    self.rootless = 0;
-                    self.learn(&walk);
-                    return Ok(());
+                    }))
                 }
                 Err(Trouble::Absent) => {}
                 Err(other) => return Err(other),
             }
         }
-        Err(Trouble::Absent)
+        Ok(None)
     }
 
     fn resolve_counter(
@@ -291,16 +338,71 @@ impl Reader {
         }
     }
 
-    /// Remembers where the step frame lies, if this walk saw it.
-    fn learn(&mut self, walk: &Walk) {
-        let Some(step) = walk.step else { return };
-        let now_ns = monotonic_ns();
-        if let Ok(code) = self.frames.code(&self.objects, step.code, now_ns) {
-            let code = code.clone();
-            if let Some(place) = StepPlace::learn(walk, &code, self.step.clone()) {
-                self.step = Some(place);
+    /// Finds the attributes that ticks look at besides the counter.
+    fn follow(&mut self) -> Result<(), Trouble> {
+        self.follow_again_ns = monotonic_ns() + RESOLVE_AGAIN_NS;
+        let own = self.resolved.as_ref().map_or(0, |resolved| resolved.own);
+        let overlap = self.spec.step.iter().any(|step| step.overlap);
+        let queued = self.spec.queued().filter(|_| overlap).cloned();
+        self.queue = self.follow_path(own, queued)?;
+        if let Some(queue) = &self.queue {
+            if !self.objects.is_deque(queue.object).unwrap_or(false) {
+                self.queue = None;
             }
         }
+        let end = self.spec.end.as_ref().map(|end| end.none.clone());
+        self.end = self.follow_path(own, end)?;
+        Ok(())
+    }
+
+    fn follow_path(&mut self, own: u64, path: Option<Path>) -> Result<Option<Followed>, Trouble> {
+        let Some(path) = path.filter(|_| own != 0) else {
+            return Ok(None);
+        };
+        let slot = match self.objects.resolve(own, &path.steps) {
+            Ok(slot) => slot,
+            Err(Trouble::Torn | Trouble::Absent) => return Ok(None),
+            Err(other) => return Err(other),
+        };
+        let object = self.objects.memory.word(slot.address)?;
+        Ok(Some(Followed { slot, object }))
+    }
+
+    fn place(&mut self, walk: &Walk, seen: Seen, ask: Ask, known: Option<Place>) -> Option<Place> {
+        let now_ns = monotonic_ns();
+        let code = self.frames.code(&self.objects, seen.found.code, now_ns);
+        Some(Place::learn(walk, seen, code.ok()?, ask, known))
+    }
+
+    /// Remembers where the step frame lies, if this walk saw it, and the root's.
+    fn learn(&mut self, walk: &Walk) {
+        if self.check.failed() {
+            return;
+        }
+        if let Some(seen) = walk.step {
+            let known = self.step.take();
+            self.step = self.place(walk, seen, Ask::Batch, known);
+        }
+        let holder = self.spec.batch.as_ref().map(|batch| batch.frame);
+        if let (Some(seen), Some(Holder::Root)) = (walk.root, holder) {
+            let known = self.holder.take();
+            self.holder = self.place(walk, seen, Ask::Batch, known);
+        }
+    }
+
+    /// Remembers where the call's frame lies, if this walk saw one.
+    fn learn_call(&mut self, walk: &Walk) -> bool {
+        let Some(seen) = walk.call.filter(|_| !self.check.failed()) else {
+            return false;
+        };
+        let known = self.call.take();
+        self.call = self.place(walk, seen, Ask::Identity, known);
+        let holder = self.spec.batch.as_ref().map(|batch| batch.frame);
+        if holder == Some(Holder::Call) {
+            let known = self.holder.take();
+            self.holder = self.place(walk, seen, Ask::Batch, known);
+        }
+        self.call.is_some()
     }
 
     // ---- ticks
@@ -324,12 +426,7 @@ impl Reader {
             }
             self.resolve_again_ns = now_ns + RESOLVE_AGAIN_NS;
             match self.resolve() {
-                Ok(()) => {
-                    let first = self.resolved.as_ref().map_or(0, |resolved| resolved.number);
-                    let mut event = self.attached(now_ns);
-                    event.counter = first as u64;
-                    out.push(event);
-                }
+                Ok(()) => out.push(self.attached(now_ns)),
                 Err(trouble) => return self.stop_on(trouble),
             }
         }
@@ -342,8 +439,13 @@ impl Reader {
             Err(Trouble::Absent) => self.find_again(out)?,
             Err(other) => return self.stop_on(other),
         }
-        if stack_due && self.resolved.is_some() {
+        if self.resolved.is_none() {
+            return Ok(());
+        }
+        if stack_due {
             self.stack(out)?;
+        } else if self.check.is_due(now_ns) {
+            self.compare(out)?;
         }
         Ok(())
     }
@@ -358,9 +460,17 @@ impl Reader {
     }
 
     fn find_again(&mut self, out: &mut Vec<Event>) -> Result<(), Stop> {
+        let before = self.rung();
         for _ in 0..RETRIES {
             match self.resolve() {
-                Ok(()) => return Ok(()),
+                Ok(()) if self.rung() == before => return Ok(()),
+                Ok(()) => {
+                    // Another way of counting has nothing to do with the numbers so far.
+                    self.clock.forget();
+                    self.batches.forget();
+                    out.push(self.attached(monotonic_ns()));
+                    return Ok(());
+                }
                 Err(trouble) => self.stop_on(trouble)?,
             }
         }
@@ -373,302 +483,59 @@ impl Reader {
         let mut event = Event::new(events::STATE, self.clock.counter(), now_ns);
         event.code = events::STATE_SLOT_LOST;
         out.push(event);
-        self.resolved = None;
-        self.step = None;
+        self.forget_places();
         self.clock.forget();
-        self.batch_due = false;
+        self.batches.forget();
         self.resolve_again_ns = now_ns + RESOLVE_AGAIN_NS;
     }
 
-    /// One read of everything that can change, then what follows from it.
-    ///
-    /// `Absent` means that the slot is no longer where it was.
-    fn poll(&mut self, out: &mut Vec<Event>) -> Result<(), Trouble> {
-        let (at_ns, value, look) = self.observe()?;
-        self.stats.polls.fetch_add(1, Relaxed);
-        let inside = look.map(|look| look.inside);
-        match self.clock.observe(Observation {
-            at_ns,
-            value,
-            inside,
-        }) {
-            Some(Edge::Begin {
-                counter,
-                skipped,
-                at_ns: edge_ns,
-                gap_ns,
-            }) => {
-                let mut event = Event::new(events::BEGIN, counter, edge_ns);
-                event.code = skipped;
-                event.gap_ns = gap_ns;
-                out.push(event);
-                self.stats.iterations.fetch_add(1, Relaxed);
-                self.stats
-                    .missed_iterations
-                    .fetch_add(u64::from(skipped), Relaxed);
-                self.batch_due = self.spec.batch.is_some();
-                self.batch_attempts = 0;
-                // The step runs now, so this is the moment to see where its frame lies.
-                if inside != Some(true) && at_ns >= self.relearn_ns {
-                    self.relearn_ns = at_ns + RELEARN_NS;
-                    self.relearn()?;
-                }
-            }
-            Some(Edge::End {
-                counter,
-                at_ns,
-                gap_ns,
-            }) => {
-                let mut event = Event::new(events::END, counter, at_ns);
-                event.gap_ns = gap_ns;
-                out.push(event);
-                self.batch_due = false;
-            }
-            None => {}
-        }
-        if let Some(look) = look {
-            if self.batch_due && self.clock.begun() {
-                self.read_batch(at_ns, look, out)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn relearn(&mut self) -> Result<(), Trouble> {
-        let Some(resolved) = &self.resolved else {
-            return Ok(());
-        };
-        match self
-            .frames
-            .walk(&self.objects, resolved.thread, monotonic_ns())
-        {
-            Ok(walk) => self.learn(&walk),
-            Err(Trouble::Torn | Trouble::Absent) => {}
-            Err(other) => return Err(other),
-        }
-        Ok(())
-    }
-
-    fn observe(&mut self) -> Result<(u64, Reading, Option<StepLook>), Trouble> {
-        let layout = self.layout;
-        let resolved = self.resolved.as_mut().ok_or(Trouble::Absent)?;
-        let number_bytes = match resolved.kind {
-            CounterKind::Int => INT_BYTES,
-            CounterKind::Pointer => 0,
-        };
-        let guards = resolved.slot.guards.len();
-        // The number before the slot that owns it, and the guards after it: if the slot still
-        // points to the number and the guards hold, all three belonged together.
-        self.pieces.clear();
-        if number_bytes > 0 {
-            self.pieces.push((resolved.pointer, number_bytes));
-        }
-        self.pieces.push((resolved.slot.address, 8));
-        self.pieces
-            .extend(resolved.slot.guards.iter().map(|guard| (guard.address, 8)));
-        let thread_at = number_bytes + 8 + 8 * guards;
-        self.pieces
-            .push((resolved.thread + layout.thread_datastack_chunk, 16));
-        let step_at = thread_at + 16;
-        if let Some(step) = &self.step {
-            self.pieces.extend(step.pieces(layout));
-        }
-        let total = step_at + if self.step.is_some() { STEP_LOOK } else { 0 };
-        self.bytes.clear();
-        self.bytes.resize(total, 0);
-        let before_ns = monotonic_ns();
-        let mut arrived = self.objects.memory.gather(&self.pieces, &mut self.bytes);
-        if number_bytes > 0 && arrived.unwrap_or(0) < step_at {
-            // The old number's page may be gone: do without it.
-            self.bytes[..number_bytes].fill(0);
-            arrived = self
-                .objects
-                .memory
-                .gather(&self.pieces[1..], &mut self.bytes[number_bytes..])
-                .map(|count| count + number_bytes);
-        }
-        let at_ns = before_ns + (monotonic_ns() - before_ns) / 2;
-        let arrived = arrived?;
-        if arrived < step_at {
-            // Not even the guards are mapped any more.
-            return Err(Trouble::Absent);
-        }
-        let kept = |(index, guard): (usize, &Guard)| {
-            guard.holds(self.bytes.u64_at(number_bytes + 8 + 8 * index))
-        };
-        let pointer = self.bytes.u64_at(number_bytes);
-        if pointer == 0 || !resolved.slot.guards.iter().enumerate().all(kept) {
-            return Err(Trouble::Absent);
-        }
-        let value = match resolved.kind {
-            CounterKind::Pointer => {
-                resolved.pointer = pointer;
-                Reading::Pointer(pointer)
-            }
-            CounterKind::Int => {
-                let same = pointer == resolved.pointer && self.bytes.u64_at(8) != 0;
-                let number = if same {
-                    self.objects.decode_int(pointer, &self.bytes[..INT_BYTES])
-                } else {
-                    Err(Trouble::Torn)
-                };
-                match number {
-                    Ok(number) if number == resolved.number => {}
-                    _ => {
-                        let slot_at = resolved.slot.address;
-                        let (pointer, number) =
-                            number_behind(&mut self.objects, &self.stats, slot_at, pointer)?;
-                        resolved.pointer = pointer;
-                        resolved.number = number;
-                    }
-                }
-                Reading::Number(resolved.number)
-            }
-        };
-        let look = match &mut self.step {
-            Some(step) if arrived == total => {
-                let chunk = self.bytes.u64_at(thread_at);
-                let top = self.bytes.u64_at(thread_at + 8);
-                Some(step.look(layout, &self.bytes[step_at..], chunk, top))
-            }
-            Some(_) => Some(StepLook {
-                inside: false,
-                batch: 0,
-                older: 0,
-            }),
-            None => None,
-        };
-        Ok((at_ns, value, look))
-    }
-
-    // ---- batches
-
-    /// The current iteration's batch object, as far as this look shows it.
-    fn batch_object(&mut self, look: StepLook) -> Result<u64, Trouble> {
-        let (Some(resolved), Some(step)) = (&self.resolved, &self.step) else {
-            return Err(Trouble::Absent);
-        };
-        let own = resolved.own;
-        let cell = step.batch.is_some_and(|local| local.cell);
-        let content = |address: u64| {
-            if cell && address != 0 {
-                let at = address.wrapping_add(self.layout.cell_value);
-                self.objects.memory.word(at)
-            } else {
-                Ok(address)
-            }
-        };
-        let (current, older) = (content(look.batch)?, content(look.older)?);
-        if current != 0 {
-            return Ok(current);
-        }
-        let queued = self.spec.batch.as_ref().and_then(|b| b.queued.as_ref());
-        let (Some(path), true) = (queued, older != 0) else {
-            return Err(Trouble::Absent);
-        };
-        let newest = self.objects.newest(own, &path.steps, older)?;
-        // Still the batch before, so this iteration's has not been added yet.
-        let before = (self.clock.counter().wrapping_sub(1), newest);
-        if newest == older || before == self.last_batch {
-            return Err(Trouble::Absent);
-        }
-        Ok(newest)
-    }
-
-    /// All fields and gauges; `Torn` when the attempt should be repeated.
-    fn read_fields(&mut self, batch: u64) -> Result<Vec<i64>, Trouble> {
-        let own = self.resolved.as_ref().map_or(0, |resolved| resolved.own);
-        let last_attempt = self.batch_attempts >= BATCH_ATTEMPTS;
-        let mut payload = vec![events::UNKNOWN; self.payload_words];
-        let groups = self.batch_groups.iter().map(|group| (batch, group));
-        for (start, group) in groups.chain(self.gauge_groups.iter().map(|g| (own, g))) {
-            match self.objects.reduce(start, &group.path, &group.reductions) {
-                Ok(values) => {
-                    for (position, value) in group.positions.iter().zip(values) {
-                        payload[*position] = value;
-                    }
-                }
-                Err(Trouble::Torn) if last_attempt => {}
-                Err(trouble) => return Err(trouble),
-            }
-        }
-        Ok(payload)
-    }
-
-    fn read_batch(
-        &mut self,
-        at_ns: u64,
-        look: StepLook,
-        out: &mut Vec<Event>,
-    ) -> Result<(), Trouble> {
-        let lasting = |trouble: Trouble| matches!(trouble, Trouble::Gone | Trouble::Refused);
-        if look.batch == 0 && look.older == 0 {
-            return Ok(());
-        }
-        let batch = match self.batch_object(look) {
-            Ok(batch) => batch,
-            Err(trouble) if lasting(trouble) => return Err(trouble),
-            Err(_) => return Ok(()),
-        };
-        let counter = self.clock.counter();
-        let before = self.resolved.as_ref().map(|now| (now.pointer, now.number));
-        self.stats.batch_reads.fetch_add(1, Relaxed);
-        self.batch_attempts += 1;
-        // The same iteration and the same object before and after: it lived all the time.
-        let outcome = self.read_fields(batch).and_then(|payload| {
-            let (_, _, again) = self.observe()?;
-            let after = self.resolved.as_ref().map(|now| (now.pointer, now.number));
-            match again {
-                Some(again) if before == after && self.batch_object(again)? == batch => Ok(payload),
-                _ => Err(Trouble::Torn),
-            }
-        });
-        match outcome {
-            Ok(payload) => {
-                let mut event = Event::new(events::BATCH, counter, at_ns);
-                event.payload = payload;
-                out.push(event);
-                self.batch_due = false;
-                self.last_batch = (counter, batch);
-                Ok(())
-            }
-            Err(trouble) if lasting(trouble) => Err(trouble),
-            Err(_) => {
-                self.stats.batch_failures.fetch_add(1, Relaxed);
-                Ok(())
-            }
-        }
+    fn forget_places(&mut self) {
+        self.resolved = None;
+        self.stats.rung.store(0, Relaxed);
+        self.step = None;
+        self.call = None;
+        self.holder = None;
+        self.queue = None;
+        self.end = None;
+        self.fruitless = (0, 0);
     }
 
     // ---- stacks
 
-    fn stack(&mut self, out: &mut Vec<Event>) -> Result<(), Stop> {
+    /// A walk that saw the root function of the watched thread.
+    fn whole_walk(&mut self) -> Result<Option<Walk>, Stop> {
         let Some(resolved) = &self.resolved else {
-            return Ok(());
+            return Ok(None);
         };
-        let thread = resolved.thread;
-        let root_code = resolved.root_code;
-        let at_ns = monotonic_ns();
-        let mut seen = None;
+        let (thread, root) = (resolved.thread, resolved.root);
+        let now_ns = monotonic_ns();
         for _ in 0..=RETRIES {
-            match self.frames.walk(&self.objects, thread, at_ns) {
-                Ok(walk) if walk.root == Some(root_code) => {
-                    seen = Some(walk);
-                    break;
+            match self.frames.walk(&self.objects, thread, now_ns) {
+                Ok(walk) if walk.root.is_some_and(|seen| seen.found == root) => {
+                    return Ok(Some(walk))
                 }
                 Ok(_) => {}
                 Err(trouble) => self.stop_on(trouble)?,
             }
         }
+        Ok(None)
+    }
+
+    fn stack(&mut self, out: &mut Vec<Event>) -> Result<(), Stop> {
+        if self.check.failed() {
+            return self.slow_stack(out);
+        }
+        let at_ns = monotonic_ns();
+        let seen = self.whole_walk()?;
         self.stats.stacks.fetch_add(1, Relaxed);
         let mut event = Event::new(events::STACK, self.clock.counter(), at_ns);
         match seen {
             Some(walk) => {
                 self.rootless = 0;
-                if walk.step.is_some() {
+                if walk.step.or(walk.call).is_some() {
                     event.flags = events::FLAG_INSIDE_STEP;
-                    self.learn(&walk);
                 }
+                self.learn(&walk);
                 event.payload = vec![walk.phase.unwrap_or(events::PHASE_NONE)];
             }
             None => {
@@ -688,51 +555,14 @@ impl Reader {
 
     /// After a panic in a tick: nothing remembered can be trusted.
     pub fn start_over(&mut self) {
+        self.objects.memory.stop();
         self.objects.forget();
         self.frames.forget();
-        self.step = None;
-        self.resolved = None;
+        self.forget_places();
         self.clock.forget();
-        self.batch_due = false;
+        self.batches.forget();
         self.resolve_again_ns = 0;
     }
-}
-
-/// The number behind a slot that has changed; the slot is read again after the number.
-fn number_behind(
-    objects: &mut Objects<ProcessMemory>,
-    stats: &Stats,
-    slot_at: u64,
-    first: u64,
-) -> Result<(u64, i64), Trouble> {
-    let mut pointer = first;
-    for _ in 0..=RETRIES {
-        let mut bytes = [0; INT_BYTES + 8];
-        match objects
-            .memory
-            .gather_all(&[(pointer, INT_BYTES), (slot_at, 8)], &mut bytes)
-        {
-            Ok(()) => {
-                let again = bytes.u64_at(INT_BYTES);
-                if again == pointer {
-                    match objects.decode_int(pointer, &bytes[..INT_BYTES]) {
-                        // Still the slot's content, and not a number: not our slot any more.
-                        Err(Trouble::Torn | Trouble::Absent) => return Err(Trouble::Absent),
-                        Err(other) => return Err(other),
-                        Ok(number) => return Ok((pointer, number)),
-                    }
-                }
-                pointer = again;
-            }
-            Err(Trouble::Torn) => pointer = objects.memory.word(slot_at)?,
-            Err(other) => return Err(other),
-        }
-        stats.torn.fetch_add(1, Relaxed);
-        if pointer == 0 {
-            return Err(Trouble::Absent);
-        }
-    }
-    Err(Trouble::Torn)
 }
 
 fn list(names: impl Iterator<Item = String>) -> String {

@@ -335,6 +335,13 @@ fn run(mut reader: Reader, shared: &Shared) {
             announced = true;
             out.insert(0, reader.attached(monotonic_ns()));
         }
+        if out.iter().any(is_failed_check) {
+            shared.fail(
+                "the fast stack reader disagrees with py-spy on this process: phases come from \
+                 py-spy at 10 Hz and batches are missing; report it with the engine's Python version"
+                    .to_owned(),
+            );
+        }
         if let Some(window) = lag.tick(missed) {
             if let Some(event) = window.report(reader.counter()) {
                 out.push(event);
@@ -364,6 +371,10 @@ fn run(mut reader: Reader, shared: &Shared) {
             shared.stats.syscalls.store(reader.syscalls(), Relaxed);
         }
     }
+}
+
+fn is_failed_check(event: &Event) -> bool {
+    event.kind == events::STATE && event.code == events::STATE_SELF_CHECK_FAILED
 }
 
 /// Being late costs accuracy, and a tick is microseconds, so ask for precedence; a refusal is no

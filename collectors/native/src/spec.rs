@@ -136,6 +136,12 @@ pub struct Phase {
     pub function: String,
 }
 
+impl Phase {
+    pub fn matches(&self, filename: &str, qualname: &str) -> bool {
+        self.function == qualname && file_ends_with(filename, &self.file)
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
@@ -249,14 +255,18 @@ impl Spec {
         }
         if self.step.iter().any(|step| step.overlap) && self.queued().is_none() {
             return Err(
-                "a step with \"overlap\" needs the deque in \"batch\".\"queued\": name it".to_owned(),
+                "a step with \"overlap\" needs the deque in \"batch\".\"queued\": name it"
+                    .to_owned(),
             );
         }
         Ok(())
     }
 
     fn check_paths(&self) -> Result<(), String> {
-        let counters = self.counter.iter().map(|counter| ("counter", &counter.path));
+        let counters = self
+            .counter
+            .iter()
+            .map(|counter| ("counter", &counter.path));
         let ends = self.end.iter().map(|end| ("end", &end.none));
         let queued = self.queued().map(|path| ("queued", path));
         for (key, path) in counters.chain(ends).chain(queued) {
@@ -387,10 +397,19 @@ mod tests {
         assert!(with(batch).unwrap_err().contains("\"call\""));
         for (field, named) in [
             (r#"{"name": "g", "path": "a", "reduce": "enum"}"#, "values"),
-            (r#"{"name": "g", "path": "a", "reduce": "int", "values": ["X"]}"#, "values"),
+            (
+                r#"{"name": "g", "path": "a", "reduce": "int", "values": ["X"]}"#,
+                "values",
+            ),
             (r#"{"name": "g", "reduce": "int"}"#, "path"),
-            (r#"{"name": "g", "path": "a", "local": "l", "reduce": "int"}"#, "local"),
-            (r#"{"name": "g", "path": "a[].b", "reduce": "bool"}"#, "\"g\""),
+            (
+                r#"{"name": "g", "path": "a", "local": "l", "reduce": "int"}"#,
+                "local",
+            ),
+            (
+                r#"{"name": "g", "path": "a[].b", "reduce": "bool"}"#,
+                "\"g\"",
+            ),
         ] {
             let error = with(&format!("\"gauges\": [{field}]")).unwrap_err();
             assert!(error.contains(named), "{field}: {error}");

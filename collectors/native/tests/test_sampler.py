@@ -178,7 +178,7 @@ def test_every_iteration_is_counted_and_its_batch_is_right(start: Start, sample:
     engine = start("engine/core.py", 0.008, 0.05)
     events = collect(sample(engine.pid), 2.0)
     assert events[0].kind == native.STATE
-    assert (events[0].code, events[0].payload) == (native.STATE_ATTACHED, (0,))
+    assert (events[0].code, events[0].payload) == (native.STATE_ATTACHED, (0, 1))
     begins = of_kind(events, native.BEGIN)
     assert len(begins) > 60
     counted = len(begins) + sum(event.code for event in begins)
@@ -250,7 +250,7 @@ def test_a_replaced_object_counts_as_an_iteration(start: Start, sample: Any) -> 
         ]
     }
     events = collect(sample(engine.pid, spec), 1.5)
-    assert events[0].payload == (1,)
+    assert events[0].payload == (1, 1)
     begins = of_kind(events, native.BEGIN)
     assert [e.counter for e in begins] == list(range(1, len(begins) + 1))
     assert len(of_kind(events, native.BATCH)) >= 0.9 * len(begins)
