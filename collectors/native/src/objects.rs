@@ -771,12 +771,12 @@ impl<M: Memory> Objects<M> {
 
     /// The length of the only container that an object holds, if it says that it has a length:
     /// queues are often a heap in a list, or a deque, under a class of the engine's own.
-    fn held_length(&mut self, object: u64, class: u64) -> Result<i64, Trouble> {
-        if !self.class(class)?.sized {
-            return Err(Trouble::Absent);
-        }
+    fn held_length(&mut self, object: u64) -> Result<i64, Trouble> {
         let mut head = [0; HEAD];
         self.head(object, &mut head)?;
+        if !self.class(head.u64_at(self.type_at()))?.sized {
+            return Err(Trouble::Absent);
+        }
         let (attributes, _) = self.attributes(object, &head)?;
         let table = self.table(attributes.keys)?;
         if table.general || table.count > MAX_HELD {
@@ -896,9 +896,7 @@ impl<M: Memory> Objects<M> {
         for reduction in reductions {
             let result = match reduction {
                 Reduce::Int => self.decode_int(object, &head),
-                Reduce::Len if shape == Shape::Other => {
-                    self.held_length(object, head.u64_at(self.layout.object_type))
-                }
+                Reduce::Len if shape == Shape::Other => self.held_length(object),
                 Reduce::Len => self.length(shape, &head),
                 other => {
                     let values = values.get_or_insert_with(|| {
@@ -1303,9 +1301,9 @@ mod tests {
                 .memory
                 .put_words(0x62_000, &[1, OLD, 0x70_000, 0, 0, 0]);
             let mut objects = world.done();
-            assert_eq!(objects.held_length(0x60_000, sized), Ok(3));
-            assert_eq!(objects.held_length(0x61_000, sized), Err(Trouble::Absent));
-            assert_eq!(objects.held_length(0x62_000, OLD), Err(Trouble::Absent));
+            assert_eq!(objects.held_length(0x60_000), Ok(3));
+            assert_eq!(objects.held_length(0x61_000), Err(Trouble::Absent));
+            assert_eq!(objects.held_length(0x62_000), Err(Trouble::Absent));
         });
     }
 
