@@ -5,10 +5,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from collectors.capture import Target
 from collectors.config import CollectSettings
+from collectors.devices import Devices
 from collectors.discovery import EngineProcess, Process, Scanner, is_running
 from collectors.engines import available, find_engines, load
+from collectors.engines.base import Framework, load_file
 from collectors.host.reading import HostReader
 from collectors.publisher import Publisher
 from collectors.watcher import Watcher
@@ -16,6 +20,18 @@ from collectors.watcher import Watcher
 log = logging.getLogger("latencyprism.agent")
 
 REPORT_PERIOD_SECONDS = 10.0
+
+
+def frameworks_of(settings: CollectSettings) -> list[Framework]:
+    """Give the frameworks to look for: a user's own first, for they may describe a known one.
+
+    Raises:
+        LookupError: ``settings.engines`` names a framework that does not exist.
+        ValueError: A file of the user's does not describe an engine; the text names file and key.
+        OSError: It cannot be read.
+    """
+    own = [load_file(Path(path)) for path in settings.engine_files]
+    return own + [load(name) for name in settings.engines or available()]
 
 
 class Agent:
@@ -51,9 +67,10 @@ class Agent:
         self._version = version
         self._scanner = scanner or Scanner()
         self._make_watcher = make_watcher
-        self._host = settings.host or socket.gethostname()
-        self._frameworks = [load(name) for name in settings.engines or available()]
-        self._host_reader = HostReader(self._host)
+        self.host = settings.host or socket.gethostname()
+        self._frameworks = frameworks_of(settings)
+        self._host_reader = HostReader(self.host)
+        self.devices = Devices(self.host, settings)
         self._stop = threading.Event()
         self._said_none = False
         self._failures: dict[str, str] = {}
@@ -68,12 +85,11 @@ class Agent:
         periods = {
             self._discover: self._settings.discovery_period_seconds,
             self._read_host: self._settings.reading_period_seconds,
-            self._report: REPORT_PERIOD_SECONDS,
+            self._read_devices: min(self._settings.xpu_period_seconds, 1.0),
         }
         due = dict.fromkeys(periods, 0.0)
-        # The first inventory is published by each watcher itself.
-        due[self._report] = time.monotonic() + REPORT_PERIOD_SECONDS
-        self._cpu_seconds, self._cpu_at = time.process_time(), time.monotonic()
+        reporter = threading.Thread(target=self._report_forever, name="report", daemon=True)
+        reporter.start()
         try:
             while not self._stop.is_set():
                 now = time.monotonic()
@@ -88,12 +104,26 @@ class Agent:
                     pause = min(pause, deadline - time.monotonic())
                 self._stop.wait(max(pause, 0.01))
         finally:
-            for watcher in self.watchers.values():
+            self._stop.set()
+            self.devices.stop()
+            for watcher in list(self.watchers.values()):
                 watcher.stop()
+            reporter.join(5.0)
 
     def stop(self) -> None:
         """Make `run` return."""
         self._stop.set()
+
+    def find_target(self, engine_id: str) -> Target | None:
+        """Give the engine of that id as a capture wants it, where this agent watches it."""
+        watcher = self.watchers.get(engine_id)
+        if watcher is None or watcher.ended.is_set():
+            return None
+        framework = self._framework_of(watcher.engine)
+        return Target(engine_id, self.host, watcher.engine, framework)
+
+    def _framework_of(self, engine: EngineProcess) -> Framework:
+        return next(one for one in self._frameworks if one.name() == engine.framework)
 
     def _guarded(self, task: Callable[[], None]) -> None:
         name = task.__name__.strip("_")
@@ -121,17 +151,19 @@ class Agent:
         for engine in engines:
             if engine.core not in self._ended:
                 self._watch(engine)
+        for watcher in self.watchers.values():
+            watcher.watch_ranks()
         if not engines and not self._said_none:
             self._said_none = True
             log.info(
                 "No engine found yet on %s; looking every %g s for: %s.",
-                self._host,
+                self.host,
                 self._settings.discovery_period_seconds,
                 ", ".join(framework.name() for framework in self._frameworks),
             )
 
     def _watch(self, engine: EngineProcess) -> None:
-        engine_id = f"{self._host}:{engine.name}"
+        engine_id = f"{self.host}:{engine.name}"
         for other_id, other in list(self.watchers.items()):
             if other_id == engine_id or other.engine.core != engine.core:
                 continue
@@ -148,15 +180,22 @@ class Agent:
                 # Workers and server may appear after the core was found.
                 known.engine = engine
                 return
-            if is_running(known.engine.core):
+            if known.engine.guessed and known.source in (None, "metrics"):
+                # The engine has started meanwhile, and shows which process it is.
+                known.stop()
+            elif is_running(known.engine.core):
                 self._leave_out(engine, engine_id, known.engine)
                 return
             # The old process is gone and its watcher is about to notice.
-            if not known.ended.wait(1.0):
+            elif not known.ended.wait(1.0):
                 return
-        framework = next(f for f in self._frameworks if f.name() == engine.framework)
         watcher = self._make_watcher(
-            engine, framework, self._host, self._publisher, self._settings, self._version
+            engine,
+            self._framework_of(engine),
+            self.host,
+            self._publisher,
+            self._settings,
+            self._version,
         )
         self.watchers[engine_id] = watcher
         watcher.start()
@@ -183,6 +222,24 @@ class Agent:
             self._publisher.publish(host_reading)
         for process_reading in processes:
             self._publisher.publish(process_reading)
+
+    def _read_devices(self) -> None:
+        engines = {
+            engine_id: watcher.engine
+            for engine_id, watcher in self.watchers.items()
+            if not watcher.ended.is_set()
+        }
+        for reading in self.devices.readings(engines):
+            self._publisher.publish(reading)
+        for engine_id, watcher in self.watchers.items():
+            watcher.device_ids = self.devices.devices_of(engine_id)
+
+    def _report_forever(self) -> None:
+        # A thread of its own: an engine that does not answer must not delay the others' readings.
+        # The first inventory is published by each watcher itself.
+        self._cpu_seconds, self._cpu_at = time.process_time(), time.monotonic()
+        while not self._stop.wait(REPORT_PERIOD_SECONDS):
+            self._guarded(self._report)
 
     def _report(self) -> None:
         now, used = time.monotonic(), time.process_time()

@@ -1,21 +1,38 @@
 """The batch clock: from raw observations of an engine to timed iterations.
 
-Two clocks, one for each rung that this version climbs: `CounterClock` turns the events of the
-native sampler into single iterations, `MetricsClock` turns two scrapes of /metrics into the mean
-of an interval. Both are pure: they are told the time and touch nothing.
+Two clocks: `CounterClock` turns the events of the native sampler (the rungs ``counter`` and
+``stack``) into single iterations, `MetricsClock` turns two scrapes of /metrics into the mean of an
+interval. Both are pure: they are told the time and touch nothing.
 """
 
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from schemas.records import Iteration, Phase, PhaseTime, Workload
+from schemas.records import Iteration, Phase, PhaseTime, Role, Source, Workload
 
 HEADER = struct.Struct("<BBHIQQQ")
 BEGIN, BATCH, END, STACK, STATE = 1, 2, 3, 4, 5
 INSIDE_STEP = 1
 STATE_ATTACHED = 1
 UNKNOWN = -(2**63)
+
+# The rungs as the sampler numbers them when it has attached.
+RUNGS: dict[int, Source] = {1: "counter", 2: "stack"}
+
+# Iterations of the core that a worker's share may still belong to: the newest that had begun, and
+# with overlapped scheduling the one before it.
+RECENT = 8
+IN_FLIGHT = 2
+
+# A core whose steps are seen to end in more than this share of its iterations does not overlap
+# them; one that overlaps is seen to end only where it falls idle.
+ENDS_SHARE = 0.03
+ENDS_WEIGHT = 0.02
+
+# A worker may be seen to start this much before the core is seen to begin: both are polled.
+ALIGN_SLACK_NS = 2_000_000
 
 # Below this many samples a share of the iteration says little about this very iteration.
 MEASURED_SAMPLES = 8
@@ -54,24 +71,28 @@ def unpack(packed: bytes) -> Iterator[Event]:
 
 @dataclass(slots=True)
 class _Running:
-    """The iteration that began and has not ended."""
+    """An iteration that began; ``end_ns`` only where its end was seen."""
 
     counter: int
+    sequence: int
     begin_ns: int
     gap_ns: int
     missed: int
     workload: Workload = field(default_factory=Workload)
     samples: dict[Phase, int] = field(default_factory=dict)
+    is_dummy: bool = False
+    end_ns: int | None = None
 
 
 class CounterClock:
-    """Time each iteration of one engine from its own counter.
+    """Time each iteration of one process from its own counter, or from the calls on its stack.
 
     A begin is a change of the counter, an end the moment its step function was left or, in a
-    busy loop where that gap is too short to see, the next begin.
+    busy loop where that gap is too short to see, the next begin. An engine that launches a batch
+    before it has the last one's result is timed from launch to launch.
 
     Args:
-        engine_id: Goes onto every record, as does ``process_start_ns``.
+        engine_id: Goes onto every record, as do ``process_start_ns``, ``rank`` and ``role``.
 
         fields: Names of the integers of a batch event, in order.
 
@@ -82,8 +103,14 @@ class CounterClock:
         epoch_offset_ns: Gives epoch time minus monotonic time.
 
         pointer_counters: Which choices of the counter are pointers. The sampler counts their
-            changes from 0, so their sequence starts at the time of the attach in ms instead: it
-            grows through every restart of the agent, as a row's identity must.
+            changes, and the calls of the stack rung, from 0; so their sequence starts at the
+            time of the attach in ms instead: it grows through every restart of the agent, as a
+            row's identity must.
+
+        is_dummy: Tells batches that only keep ranks in step; they are counted and not given.
+
+        align: For a worker: gives the core's sequence of an iteration from its begin (monotonic)
+            and workload, or None where the core has none; such an iteration is not given.
     """
 
     def __init__(
@@ -96,19 +123,33 @@ class CounterClock:
         read_workload: Callable[[dict[str, int]], Workload | None],
         epoch_offset_ns: Callable[[], int],
         pointer_counters: tuple[int, ...] = (),
+        rank: int = 0,
+        role: Role = "engine_core",
+        is_dummy: Callable[[dict[str, int]], bool] = lambda fields: False,
+        align: Callable[[int, Workload], int | None] | None = None,
     ) -> None:
         self._engine_id = engine_id
         self._process_start_ns = process_start_ns
+        self._rank = rank
+        self._role: Role = role
+        self._is_dummy = is_dummy
+        self._align = align
         self._fields = fields
         self._phases = phases
         self._read_workload = read_workload
         self._epoch_offset_ns = epoch_offset_ns
         self._pointer_counters = pointer_counters
         self._first_sequence = 0
+        self._last_counter: int | None = None
         self._running: _Running | None = None
+        self._recent: deque[_Running] = deque(maxlen=RECENT)
         self._reported_open_ns = 0
+        self._ends_share = 1.0
+        self.source: Source = "counter"
         self.seen = 0
         self.missed = 0
+        self.dummies = 0
+        self.unaligned = 0
         self.workloads_refused = 0
         self.phase_samples: dict[Phase, int] = {}
 
@@ -117,11 +158,10 @@ class CounterClock:
         for event in events:
             if event.kind == BEGIN:
                 yield from self._close(event.at_ns, event.gap_ns)
-                self.missed += event.code
-                self._running = _Running(event.counter, event.at_ns, event.gap_ns, event.code)
-                self._reported_open_ns = event.at_ns
+                self._begin(event)
             elif event.kind == END:
                 if self._running is not None and self._running.counter == event.counter:
+                    self._running.end_ns = event.at_ns
                     yield from self._close(event.at_ns, event.gap_ns)
             elif event.kind == BATCH:
                 self._take_batch(event)
@@ -139,8 +179,24 @@ class CounterClock:
         if running is None or now_ns - self._reported_open_ns < period_ns:
             return None
         self._reported_open_ns = now_ns
-        open_iteration = self._iteration(running, None, running.gap_ns)
+        open_iteration = self._iteration(running, running.sequence, None, running.gap_ns)
         return replace(open_iteration, running_ns=now_ns - running.begin_ns)
+
+    def sequence_at(self, begin_ns: int, workload: Workload, after: int) -> int | None:
+        """Give the iteration that a worker's call belongs to, from what the two have in common.
+
+        Where the core does not overlap its iterations it is the newest that had begun by then;
+        else, for a worker takes them in order, the first of the same size of those in flight that
+        is later than ``after``. May be called from another thread.
+        """
+        limit_ns = begin_ns + ALIGN_SLACK_NS
+        begun = [running for running in list(self._recent) if running.begin_ns <= limit_ns]
+        in_flight = begun[-IN_FLIGHT:] if self._ends_share < ENDS_SHARE else begun[-1:]
+        for running in in_flight:
+            ended = running.end_ns is not None and running.end_ns <= begin_ns
+            if not ended and running.sequence > after and _same_size(running.workload, workload):
+                return running.sequence
+        return None
 
     def lost(self) -> None:
         """Forget the running iteration: its end will not be seen."""
@@ -148,8 +204,31 @@ class CounterClock:
 
     def _take_attached(self, event: Event) -> None:
         choice = event.payload[0] if event.payload else 0
-        at_ms = (event.at_ns + self._epoch_offset_ns()) // 1_000_000
-        self._first_sequence = at_ms if choice in self._pointer_counters else 0
+        rung = event.payload[1] if len(event.payload) > 1 else 1
+        self.source = RUNGS.get(rung, "counter")
+        if self.source == "stack" or choice in self._pointer_counters:
+            # Counted from this attach on: nothing before it is comparable.
+            self._first_sequence = (event.at_ns + self._epoch_offset_ns()) // 1_000_000
+            self._last_counter = None
+        else:
+            self._first_sequence = 0
+
+    def _begin(self, event: Event) -> None:
+        missed = event.code
+        if self._last_counter is not None:
+            # The engine's own count goes on while nobody looks, as after a counter that moved.
+            missed = max(missed, event.counter - self._last_counter - 1)
+        self._last_counter = event.counter
+        self.missed += missed
+        self._running = _Running(
+            event.counter,
+            event.counter + self._first_sequence,
+            event.at_ns,
+            event.gap_ns,
+            missed,
+        )
+        self._recent.append(self._running)
+        self._reported_open_ns = event.at_ns
 
     def _take_batch(self, event: Event) -> None:
         running = self._running
@@ -160,7 +239,8 @@ class CounterClock:
             for name, value in zip(self._fields, event.payload, strict=False)
             if value != UNKNOWN
         }
-        workload = self._read_workload(read)
+        running.is_dummy = self._is_dummy(read)
+        workload = Workload() if running.is_dummy else self._read_workload(read)
         if workload is None:
             self.workloads_refused += 1
         else:
@@ -181,24 +261,43 @@ class CounterClock:
         if running is None:
             return
         self.seen += 1
-        yield self._iteration(running, end_ns, max(gap_ns, running.gap_ns))
+        self._ends_share += ENDS_WEIGHT * ((running.end_ns is not None) - self._ends_share)
+        if running.is_dummy:
+            self.dummies += 1
+            return
+        sequence: int | None = running.sequence
+        if self._align is not None:
+            sequence = self._align(running.begin_ns, running.workload)
+        if sequence is None:
+            self.unaligned += 1
+            return
+        yield self._iteration(running, sequence, end_ns, max(gap_ns, running.gap_ns))
 
-    def _iteration(self, running: _Running, end_ns: int | None, gap_ns: int) -> Iteration:
+    def _iteration(
+        self, running: _Running, sequence: int, end_ns: int | None, gap_ns: int
+    ) -> Iteration:
         offset_ns = self._epoch_offset_ns()
         return Iteration(
             engine_id=self._engine_id,
             process_start_ns=self._process_start_ns,
-            sequence=running.counter + self._first_sequence,
+            sequence=sequence,
+            rank=self._rank,
+            role=self._role,
             begin_ns=running.begin_ns + offset_ns,
             end_ns=None if end_ns is None else end_ns + offset_ns,
             uncertainty_ns=gap_ns // 2,
-            source="counter",
+            source=self.source,
             missed=running.missed,
             workload=running.workload,
             phases=()
             if end_ns is None
             else phase_times(running.samples, max(end_ns - running.begin_ns, 0)),
         )
+
+
+def _same_size(one: Workload, other: Workload) -> bool:
+    pairs = ((one.requests, other.requests), (one.scheduled_tokens, other.scheduled_tokens))
+    return all(mine is None or theirs is None or mine == theirs for mine, theirs in pairs)
 
 
 def phase_times(samples: dict[Phase, int], duration_ns: int) -> tuple[PhaseTime, ...]:

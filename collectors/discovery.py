@@ -15,13 +15,14 @@ class Process:
     """One process as ``/proc`` shows it.
 
     ``arguments`` is its command line; a process that set its own title shows that instead.
-    ``start_ticks`` is its start in clock ticks after boot, which with ``pid`` names it for good.
+    ``start_ticks`` is its start in clock ticks after boot, which with ``pid`` names it for good: a
+    process is the same after it changed its title or lost its parent.
     """
 
     pid: int
-    parent_pid: int
+    parent_pid: int = field(compare=False)
     start_ticks: int
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = field(compare=False)
 
     @property
     def title(self) -> str:
@@ -69,7 +70,10 @@ class EngineProcess:
 
     ``core`` is the process that iterates. ``name`` is what follows the host in the engine_id.
     ``ranks`` are the processes that can be watched beside the core, ``others`` those that belong
-    to the engine and run no part of an iteration (a detokenizer).
+    to the engine and run no part of an iteration (a detokenizer). ``candidates`` are processes that
+    may iterate instead of ``core``, likeliest first: where nothing in the process table tells them
+    apart, the functions on their stacks do. ``guessed`` is true where the core was told by its
+    place only; it may be another process once the engine has started.
     """
 
     framework: str
@@ -78,6 +82,8 @@ class EngineProcess:
     api_server: Process | None = None
     ranks: tuple[RankProcess, ...] = ()
     others: tuple[Process, ...] = ()
+    candidates: tuple[Process, ...] = ()
+    guessed: bool = False
     port: int | None = None
     model: str | None = None
 
@@ -183,6 +189,22 @@ class Scanner:
                 settled[pid] = process
         self._settled = settled
         return ProcessTable(by_pid, children)
+
+
+def environment_value(pid: int, name: str, proc: Path = PROC) -> str | None:
+    """Give one variable that a process was started with; None where it may not be read.
+
+    The others may hold secrets: they are neither kept nor returned.
+    """
+    try:
+        data = (proc / str(pid) / "environ").read_bytes()
+    except OSError:
+        return None
+    wanted = name.encode() + b"="
+    for entry in data.split(b"\0"):
+        if entry.startswith(wanted):
+            return entry.removeprefix(wanted).decode(errors="replace")
+    return None
 
 
 def is_running(process: Process, proc: Path = PROC) -> bool:

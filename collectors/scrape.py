@@ -5,6 +5,7 @@ import math
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,13 +21,15 @@ class ScrapeError(RuntimeError):
     """/metrics could not be read; the text says why."""
 
 
-def fetch(port: int, timeout_seconds: float, host: str = "127.0.0.1") -> str:
-    """Get the text of /metrics.
+def fetch(
+    port: int, timeout_seconds: float, host: str = "127.0.0.1", path: str = "/metrics"
+) -> str:
+    """Get the text of the metrics page.
 
     Raises:
         ScrapeError: Nobody answers, or not with 200.
     """
-    url = f"http://{host}:{port}/metrics"
+    url = f"http://{host}:{port}{path}"
     try:
         with _OPENER.open(url, timeout=timeout_seconds) as answer:
             data: bytes = answer.read(MAX_BYTES)
@@ -41,49 +44,72 @@ def parse(text: str, framework: Framework, at_ns: int) -> Scrape | None:
     Raises:
         ScrapeError: The text is no Prometheus exposition.
     """
-    latency_names = [(f"{name}_sum", f"{name}_count") for name in framework.token_latency_metrics]
-    wanted = {
-        name: 0.0
-        for name in (
-            framework.iteration_count_metric,
-            framework.iteration_tokens_metric,
-            framework.waiting_metric,
-            framework.running_metric,
-            *(name for pair in latency_names for name in pair),
-        )
-        if name is not None
-    }
-    found: set[str] = set()
-    prefixes = tuple(wanted)
-    # Only the lines asked for: the parser costs milliseconds on an engine's full page.
-    lines = [line for line in text.splitlines() if line.startswith(prefixes)]
-    try:
-        for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-            for sample in family.samples:
-                if sample.name in wanted:
-                    if not math.isfinite(sample.value):
-                        raise ValueError(f"{sample.name} is {sample.value}")
-                    wanted[sample.name] += sample.value
-                    found.add(sample.name)
-    except ValueError as err:
-        raise ScrapeError(f"/metrics is not Prometheus text: {err}") from err
-
-    def value(name: str | None) -> int | None:
-        return int(wanted[name]) if name in found and name is not None else None
-
-    iterations = value(framework.iteration_count_metric)
+    names = framework.metrics
+    latencies = [_latency_pair(name) for name in names.token_latency]
+    page = Page(
+        text,
+        {*names.iterations, *names.tokens, *names.running, *names.waiting}.union(*latencies),
+    )
+    iterations = page.first(names.iterations)
     if iterations is None:
         return None
-    latency = next((pair for pair in latency_names if found.issuperset(pair)), None)
+    latency = next((pair for pair in latencies if page.has(*pair)), None)
     return Scrape(
         at_ns=at_ns,
         iterations=iterations,
-        tokens=value(framework.iteration_tokens_metric),
-        waiting_requests=value(framework.waiting_metric),
-        running_requests=value(framework.running_metric),
-        token_latency_seconds=wanted[latency[0]] if latency is not None else None,
-        token_latency_count=value(latency[1]) if latency is not None else None,
+        tokens=page.total(names.tokens),
+        waiting_requests=page.first(names.waiting),
+        running_requests=page.first(names.running),
+        token_latency_seconds=page.values[latency[0]] if latency is not None else None,
+        token_latency_count=page.first(latency[1:]) if latency is not None else None,
     )
+
+
+def _latency_pair(name: str) -> tuple[str, str]:
+    """Give the names of seconds and count of a histogram, or of ``seconds / count``."""
+    seconds, slash, count = name.partition(" / ")
+    return (seconds, count) if slash else (f"{name}_sum", f"{name}_count")
+
+
+class Page:
+    """The wanted values of a metrics page; those of several labels are added up.
+
+    Args:
+        text: The page.
+
+        wanted: Names of samples.
+
+    Raises:
+        ScrapeError: The text is no Prometheus exposition.
+    """
+
+    def __init__(self, text: str, wanted: set[str]) -> None:
+        self.values: dict[str, float] = {}
+        prefixes = tuple(wanted)
+        # Only the lines asked for: the parser costs milliseconds on an engine's full page.
+        lines = [line for line in text.splitlines() if line.startswith(prefixes)]
+        try:
+            for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+                for sample in family.samples:
+                    if sample.name not in wanted:
+                        continue
+                    if not math.isfinite(sample.value):
+                        raise ValueError(f"{sample.name} is {sample.value}")
+                    self.values[sample.name] = self.values.get(sample.name, 0.0) + sample.value
+        except ValueError as err:
+            raise ScrapeError(f"/metrics is not Prometheus text: {err}") from err
+
+    def has(self, *names: str) -> bool:
+        """Tell whether all of these are there."""
+        return all(name in self.values for name in names)
+
+    def first(self, names: Iterable[str]) -> int | None:
+        """Give the first that is there, or None."""
+        return next((int(self.values[name]) for name in names if name in self.values), None)
+
+    def total(self, names: tuple[str, ...]) -> int | None:
+        """Give all of them together, or None where one is missing."""
+        return int(sum(self.values[name] for name in names)) if names and self.has(*names) else None
 
 
 def scrape(framework: Framework, port: int, timeout_seconds: float) -> Scrape | None:
@@ -93,5 +119,5 @@ def scrape(framework: Framework, port: int, timeout_seconds: float) -> Scrape | 
         ScrapeError: As `fetch` and `parse`.
     """
     begin_ns = time.time_ns()
-    text = fetch(port, timeout_seconds)
+    text = fetch(port, timeout_seconds, path=framework.metrics.path)
     return parse(text, framework, (begin_ns + time.time_ns()) // 2)

@@ -95,4 +95,9 @@ def attach(
         raise NotServing(str(err)) from err
     except native.SamplerError as err:
         raise AttachRefused(str(err)) from err
+    except ValueError as err:
+        raise AttachRefused(
+            "the native sampler that is installed does not take this engine's description "
+            f"({err}): rebuild it with 'make native'"
+        ) from err
     return sampler

@@ -5,20 +5,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
-from collectors.clock import (
-    STATE,
-    CounterClock,
-    Event,
-    MetricsClock,
-    unpack,
-)
+from collectors.clock import MetricsClock
 from collectors.config import CollectSettings
-from collectors.discovery import EngineProcess, is_running, start_ns
+from collectors.discovery import EngineProcess, Process, RankProcess, is_running, start_ns
 from collectors.engines.base import Framework
-from collectors.governor import Governor, Rates
+from collectors.governor import Governor, Meter, Rates
 from collectors.publisher import Publisher
+from collectors.rank import RankReader
 from collectors.scrape import ScrapeError, scrape
 from collectors.stacks import (
     AttachRefused,
@@ -27,36 +22,18 @@ from collectors.stacks import (
     SamplerUnavailable,
     attach,
 )
-from schemas.records import Engine, EngineState, Phase, Source
+from schemas.records import Engine, EngineState, Role, Source, Workload
 
 log = logging.getLogger("latencyprism.watcher")
 
-STATE_GONE, STATE_DENIED, STATE_LOST = 2, 3, 4
-
-# A sampler that hands over this often is fast enough for the alert and cheap enough for Python.
-POLL_TIMEOUT_SECONDS = 0.05
 RETRY_ATTACH_SECONDS = 5.0
 
 
-def epoch_offset_ns() -> int:
-    """Give epoch time minus monotonic time, now.
-
-    On a busy host this thread may lose its CPU between two clocks, so the closest of a few
-    readings counts.
-    """
-    best_spread_ns, offset_ns = 1 << 62, 0
-    for _ in range(3):
-        before_ns, epoch_ns, after_ns = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-        if after_ns - before_ns < best_spread_ns:
-            best_spread_ns = after_ns - before_ns
-            offset_ns = epoch_ns - (before_ns + after_ns) // 2
-        if best_spread_ns < 10_000:
-            break
-    return offset_ns
-
-
 class Watcher:
-    """Follow one engine in a thread of its own until the engine ends or `stop` is called.
+    """Follow one engine in threads of its own until the engine ends or `stop` is called.
+
+    The core's thread decides how the engine is watched; each further rank has one of its own,
+    which only adds to what the core's says.
 
     Args:
         engine: Its processes.
@@ -87,29 +64,26 @@ class Watcher:
         self.engine = engine
         self.engine_id = f"{host}:{engine.name}"
         self.ended = threading.Event()
+        self.device_ids: tuple[str, ...] = ()
         self._framework = framework
         self._host = host
         self._publisher = publisher
         self._settings = settings
         self._agent_version = agent_version
-        self._attach = attach_sampler
+        self._attach_sampler = attach_sampler
         self._process_start_ns = start_ns(engine.core)
         self._version = framework.version(engine)
         self._stop = threading.Event()
-        self._source: Source | None = None
+        self._metrics_rung = False
         self._note: str | None = None
-        self._sampler: Sampler | None = None
-        self._clock: CounterClock | None = None
+        self._core = _Governed(
+            self._reader(engine.core, 0, "engine_core", engine.candidates), settings
+        )
+        self._ranks: dict[Process, _RankWatch] = {}
         self._metrics_clock = MetricsClock(
             engine_id=self.engine_id, process_start_ns=self._process_start_ns
         )
         self._engine_iterations: int | None = None
-        self._offset_ns = epoch_offset_ns()
-        # CPU of the sampler's thread when it was last looked at, and when that was.
-        self._governed = (0, 0)
-        self._governor = Governor(
-            Rates(settings.poll_hz, settings.stack_hz), settings.cpu_budget_ratio
-        )
         self._thread = threading.Thread(target=self._run, name=f"watch {engine.name}", daemon=True)
 
     def start(self) -> None:
@@ -117,28 +91,51 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching; returns when the thread has ended."""
+        """Stop watching; returns when the threads have ended."""
         self._stop.set()
         self._thread.join(5.0)
+        for watch in self._ranks.values():
+            watch.thread.join(5.0)
 
     def stats(self) -> dict[str, int]:
-        """Give the counts of the sampler, where there is one."""
-        return self._sampler.stats() if self._sampler is not None else {}
+        """Give the counts of the core's sampler, where there is one."""
+        return self._core.reader.stats()
 
     @property
     def iterations_seen(self) -> int:
         """Iterations that were timed one by one, or counted through /metrics."""
-        timed = self._clock.seen if self._clock is not None else 0
-        return timed + self._metrics_clock.seen
+        return self._core.reader.seen + self._metrics_clock.seen
 
     @property
     def iterations_missed(self) -> int:
         """Iterations that the counter proves and nobody timed."""
-        return self._clock.missed if self._clock is not None else 0
+        return self._core.reader.missed
+
+    @property
+    def source(self) -> Source | None:
+        """The rung that the engine is watched on now."""
+        return self._core.reader.source or ("metrics" if self._metrics_rung else None)
+
+    @property
+    def note(self) -> str | None:
+        """What the agent has to say about how it watches this engine."""
+        return self._note
+
+    @property
+    def rates(self) -> Rates:
+        """How often the core is read now."""
+        return self._core.governor.rates
 
     def report(self, state: EngineState = "running", cpu_ratio: float | None = None) -> None:
         """Publish the inventory record of this engine."""
-        engine = self.engine
+        engine, source = self.engine, self.source
+        watched: dict[int, Source] = {} if source is None else {0: source}
+        full_ranks = 1
+        for watch in list(self._ranks.values()):
+            reader = watch.governed.reader
+            if reader.source is not None:
+                watched[reader.rank] = reader.source
+                full_ranks += reader.role == "engine_core"
         self._publisher.publish(
             Engine(
                 engine_id=self.engine_id,
@@ -150,9 +147,9 @@ class Watcher:
                 version=self._version,
                 model=engine.model,
                 port=engine.port,
-                source=self._source,
+                source=source,
                 pids=tuple(engine.roles),
-                ranks=1,
+                ranks=full_ranks,
                 agent_version=self._agent_version,
                 iterations_seen=self.iterations_seen,
                 iterations_missed=self.iterations_missed,
@@ -160,33 +157,18 @@ class Watcher:
                 agent_cpu_ratio=cpu_ratio,
                 records_dropped=self._publisher.dropped,
                 note=self._note,
+                watched_ranks=tuple(sorted(watched)),
+                sources=tuple(watched[rank] for rank in sorted(watched)),
+                device_ids=self.device_ids,
+                poll_hz=self.rates.poll_hz,
+                stack_hz=self.rates.stack_hz,
             )
         )
 
     def govern(self) -> None:
-        """Keep what reading this engine costs within the budget."""
-        if self._sampler is None:
-            return
-        used_ns, now_ns = self._sampler.stats()["thread_cpu_ns"], time.monotonic_ns()
-        last_used_ns, last_ns = self._governed
-        self._governed = (used_ns, now_ns)
-        if used_ns < last_used_ns or last_ns == 0:
-            return
-        cpu_ratio = (used_ns - last_used_ns) / max(now_ns - last_ns, 1)
-        rates = self._governor.judge(cpu_ratio)
-        if rates is not None:
-            self._sampler.set_rates(rates.poll_hz, rates.stack_hz)
-            dear = cpu_ratio > self._settings.cpu_budget_ratio
-            log.log(
-                logging.WARNING if dear else logging.INFO,
-                "%s: reading it cost %.1f %% of a core; now %d counter reads and %d stacks a "
-                "second.%s",
-                self.engine_id,
-                100 * cpu_ratio,
-                rates.poll_hz,
-                rates.stack_hz,
-                " Raise [collect] cpu_budget_ratio to allow more." if dear else "",
-            )
+        """Keep what reading each process of this engine costs within the budget."""
+        for governed in (self._core, *(watch.governed for watch in list(self._ranks.values()))):
+            governed.govern()
 
     def count_engine_iterations(self) -> None:
         """Ask the engine for its own count, to hold ours against it."""
@@ -194,11 +176,73 @@ class Watcher:
         if found is not None:
             self._engine_iterations = found.iterations
 
+    def watch_ranks(self) -> None:
+        """Begin to watch ranks that appeared; those that ended let go by themselves."""
+        if not self._settings.workers or self.source in (None, "metrics"):
+            return
+        for rank in self.engine.ranks:
+            if rank.process not in self._ranks:
+                watch = self._ranks[rank.process] = self._rank_watch(rank)
+                watch.thread.start()
+        for process, watch in list(self._ranks.items()):
+            if not watch.thread.is_alive() and not is_running(process):
+                del self._ranks[process]
+
+    @property
+    def _process(self) -> Process:
+        """The process that iterates, as far as that is known."""
+        return self._core.reader.process
+
+    def _reader(
+        self, process: Process, rank: int, role: Role, candidates: tuple[Process, ...] = ()
+    ) -> RankReader:
+        return RankReader(
+            engine_id=self.engine_id,
+            process_start_ns=self._process_start_ns,
+            process=process,
+            candidates=candidates,
+            families=self._framework.families(role, self._version),
+            publisher=self._publisher,
+            settings=self._settings,
+            attach_sampler=self._attach_sampler,
+            rank=rank,
+            role=role,
+            align=_Aligner(lambda: self._core.reader) if role == "worker" else None,
+        )
+
+    def _rank_watch(self, rank: RankProcess) -> "_RankWatch":
+        governed = _Governed(self._reader(rank.process, rank.rank, rank.role), self._settings)
+        thread = threading.Thread(
+            target=self._run_rank,
+            args=(governed,),
+            name=f"watch {self.engine.name} rank {rank.rank}",
+            daemon=True,
+        )
+        return _RankWatch(governed, thread)
+
+    def _run_rank(self, governed: "_Governed") -> None:
+        reader, told = governed.reader, ""
+        while not self._stop.is_set() and is_running(reader.process):
+            try:
+                governed.attach()
+                self.report()
+                if reader.run(self._stop) == "gone":
+                    return
+                failure = reader.failure or ""
+            except ProcessLookupError:
+                return
+            except Exception as err:
+                failure = str(err)
+            if failure != told:
+                told = failure
+                log.info("%s: rank %d is not watched: %s", self.engine_id, reader.rank, failure)
+            self._stop.wait(RETRY_ATTACH_SECONDS)
+
     def _run(self) -> None:
         failure = ""
         try:
             self.report()
-            while not self._stop.is_set() and is_running(self.engine.core):
+            while not self._stop.is_set() and is_running(self._process):
                 try:
                     self._watch()
                 except Exception as err:
@@ -207,8 +251,6 @@ class Watcher:
                         log.exception("%s: watching failed and is tried again.", self.engine_id)
                     self._stop.wait(RETRY_ATTACH_SECONDS)
         finally:
-            if self._sampler is not None:
-                self._sampler.stop()
             if not self._stop.is_set():
                 log.info(
                     "%s: the engine ended after %d iterations.",
@@ -221,22 +263,16 @@ class Watcher:
 
     def _watch(self) -> None:
         if self._try_attach():
-            self._watch_counter()
-            if self._source == "counter":
+            outcome = self._core.reader.run(self._stop)
+            if outcome != "refused":
                 # Nothing is wrong with reading it: the engine ended, or we are to stop.
                 return
+            self._fall_to_metrics(self._core.reader.failure or "reading stopped")
         self._watch_metrics(RETRY_ATTACH_SECONDS)
 
     def _try_attach(self) -> bool:
-        rates = self._governor.rates
         try:
-            self._sampler = self._attach(
-                self.engine.core.pid,
-                self._framework.sampler_spec(),
-                poll_hz=rates.poll_hz,
-                stack_hz=rates.stack_hz,
-                realtime=self._settings.realtime,
-            )
+            self._core.attach()
         except ProcessLookupError:
             return False
         except NotServing as err:
@@ -246,97 +282,21 @@ class Watcher:
         except (SamplerUnavailable, AttachRefused) as err:
             self._fall_to_metrics(str(err))
             return False
-        self._source, self._note = "counter", None
+        self._metrics_rung, self._note = False, None
         self._metrics_clock.lost()
-        if self._clock is None:
-            self._clock = self._make_clock()
         log.info(
-            "%s: watching %s (pid %d) by its iteration counter.",
+            "%s: watching %s (pid %d) by its memory.",
             self.engine_id,
             self.engine.framework,
-            self.engine.core.pid,
+            self._process.pid,
         )
         self.report()
         return True
 
-    def _make_clock(self) -> CounterClock:
-        spec = self._framework.sampler_spec()
-        names = [item["name"] for item in spec["batch"]["fields"] + spec["gauges"]]
-        known: tuple[Phase, ...] = get_args(Phase)
-        phases: list[Phase] = [item["phase"] for item in spec["phases"]]
-        unknown = [phase for phase in phases if phase not in known]
-        if unknown:
-            raise ValueError(f"{self.engine.framework} names unknown phases {unknown}")
-        return CounterClock(
-            engine_id=self.engine_id,
-            process_start_ns=self._process_start_ns,
-            fields=tuple(names),
-            phases=tuple(phases),
-            read_workload=self._framework.workload,
-            epoch_offset_ns=lambda: self._offset_ns,
-            pointer_counters=tuple(
-                index
-                for index, counter in enumerate(spec["counter"])
-                if counter["kind"] == "pointer"
-            ),
-        )
-
-    def _watch_counter(self) -> None:
-        sampler, clock = self._sampler, self._clock
-        assert sampler is not None
-        assert clock is not None
-        period_ns = int(self._settings.open_iteration_seconds * 1e9)
-        try:
-            while not self._stop.is_set():
-                packed = sampler.poll(POLL_TIMEOUT_SECONDS)
-                # Once per hand-over: the system clock may be stepped while we run.
-                self._offset_ns = epoch_offset_ns()
-                events = list(unpack(packed))
-                for iteration in clock.feed(iter(events)):
-                    self._publisher.publish(iteration)
-                still_open = clock.open_iteration(time.monotonic_ns(), period_ns)
-                if still_open is not None:
-                    self._publisher.publish(still_open)
-                if self._sampler_ended(events, sampler):
-                    return
-                if not packed and not sampler.alive:
-                    self._fall_to_metrics(f"reading stopped: {sampler.last_error()}")
-                    return
-        finally:
-            sampler.stop()
-            clock.lost()
-
-    def _sampler_ended(self, events: list[Event], sampler: Sampler) -> bool:
-        for event in events:
-            if event.kind != STATE:
-                continue
-            if event.code == STATE_GONE:
-                self._wait_for_the_end()
-                return True
-            if event.code == STATE_DENIED:
-                self._fall_to_metrics(f"reading was refused: {sampler.last_error()}")
-                return True
-            if event.code == STATE_LOST:
-                log.info("%s: its counter moved; looking for it again.", self.engine_id)
-                if self._clock is not None:
-                    # Its end will not be seen, and it is no batch that never ends.
-                    self._clock.lost()
-        return False
-
-    def _wait_for_the_end(self) -> None:
-        # A process that exits has no memory any more and is still in the table for a moment; an
-        # attach would fail with a reason that is none.
-        deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline and is_running(self.engine.core):
-            if self._stop.wait(0.02):
-                return
-
     def _watch_metrics(self, seconds: float) -> None:
         """Stay on the lowest rung for so long; then the next attach is tried."""
         deadline = time.monotonic() + seconds
-        while (
-            time.monotonic() < deadline and not self._stop.is_set() and is_running(self.engine.core)
-        ):
+        while time.monotonic() < deadline and not self._stop.is_set() and is_running(self._process):
             found = self._scrape()
             if found is not None:
                 self._engine_iterations = found.iterations
@@ -356,7 +316,7 @@ class Watcher:
 
     def _fall_to_metrics(self, reason: str, level: int = logging.WARNING) -> None:
         """Say once why; the inventory carries it too."""
-        self._source = "metrics"
+        self._metrics_rung = True
         known = self.engine.port is not None
         note = f"{'watched by /metrics only' if known else 'not watched, its port is unknown'}"
         note += f": {reason}"
@@ -364,3 +324,74 @@ class Watcher:
             self._note = note
             log.log(level, "%s: %s", self.engine_id, note)
             self.report()
+
+
+class _Governed:
+    """A reader and what keeps its cost within the budget."""
+
+    def __init__(self, reader: RankReader, settings: CollectSettings) -> None:
+        self.reader = reader
+        self.governor = Governor(
+            Rates(settings.poll_hz, settings.stack_hz), settings.cpu_budget_ratio
+        )
+        self._meters = (Meter(), Meter())
+
+    def attach(self) -> None:
+        """Attach at the rates that the governor allows."""
+        rates = self.governor.rates
+        self.reader.attach(rates.poll_hz, rates.stack_hz)
+
+    def govern(self) -> None:
+        """Lower or raise the rates by what reading cost since the last call."""
+        sampler = self.reader.sampler
+        if sampler is None:
+            return
+        now_ns = time.monotonic_ns()
+        reader_ratio = self._meters[0].ratio(sampler.stats()["thread_cpu_ns"], now_ns)
+        watcher_ratio = self._meters[1].ratio(self.reader.python_cpu_ns, now_ns)
+        if reader_ratio is None or watcher_ratio is None:
+            return
+        before, state = self.governor.rates, self.governor.state
+        rates = self.governor.judge(reader_ratio, watcher_ratio)
+        if rates is not None:
+            sampler.set_rates(rates.poll_hz, rates.stack_hz)
+            self._tell(raised=rates.poll_hz + rates.stack_hz > before.poll_hz + before.stack_hz)
+        elif self.governor.state == "floor" and state != "floor":
+            self._tell(raised=False)
+
+    def _tell(self, *, raised: bool) -> None:
+        rates = self.governor.rates
+        log.log(
+            logging.INFO if raised else logging.WARNING,
+            "%s: %s; now %d counter reads and %d stacks a second.%s",
+            self.reader.name,
+            self.governor.reason,
+            rates.poll_hz,
+            rates.stack_hz,
+            "" if raised else " Raise [collect] cpu_budget_ratio to allow more.",
+        )
+
+
+class _RankWatch:
+    """A rank beside the core: its reader, and the thread that drives it."""
+
+    def __init__(self, governed: _Governed, thread: threading.Thread) -> None:
+        self.governed = governed
+        self.thread = thread
+
+
+class _Aligner:
+    """Find the core's number of a worker's iterations, each later than the one before."""
+
+    def __init__(self, core: Callable[[], RankReader]) -> None:
+        self._core = core
+        self._last = -1
+
+    def __call__(self, begin_ns: int, workload: Workload) -> int | None:
+        clock = self._core().clock
+        if clock is None:
+            return None
+        found = clock.sequence_at(begin_ns, workload, self._last)
+        if found is not None:
+            self._last = found
+        return found

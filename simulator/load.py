@@ -17,8 +17,8 @@ import aiohttp
 
 from simulator.workloads import Phase, Workload, available, build
 
-# Ids that every vocabulary has and that are no special tokens in the usual ones.
-_FIRST_TOKEN_ID, _LAST_TOKEN_ID = 1_000, 20_000
+# Ids that every vocabulary has, even one of bytes, and that are no special tokens as a rule.
+_FIRST_TOKEN_ID, _LAST_TOKEN_ID = 10, 250
 _REQUEST_TIMEOUT_SECONDS = 120.0
 # A client whose request fails waits a moment, or it would only count refusals.
 _PAUSE_AFTER_FAILURE_SECONDS = 0.25

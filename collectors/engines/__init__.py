@@ -1,5 +1,14 @@
 """The serving frameworks that the agent can watch, one file each."""
 
-from collectors.engines.base import Framework, available, find_engines, load
+from collectors.engines.base import Family, Framework, available, find_engines, load, load_file
+from collectors.engines.described import DescriptionError
 
-__all__ = ["Framework", "available", "find_engines", "load"]
+__all__ = [
+    "DescriptionError",
+    "Family",
+    "Framework",
+    "available",
+    "find_engines",
+    "load",
+    "load_file",
+]

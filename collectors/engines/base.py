@@ -1,69 +1,209 @@
-"""What the agent must know of a serving framework: one file each, the file's name is its name."""
+"""What the agent must know of a serving framework: one file each, the file's name is its name.
 
-from abc import ABC, abstractmethod
+A framework is described by ``<name>.toml`` in this folder, or in a file of a user's own, in the
+format of docs/engines.md. Where data does not suffice, ``<name>.py`` beside it holds a subclass of
+`Framework`.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from collectors.discovery import EngineProcess, Process, ProcessTable
-from schemas.records import Workload
+from collectors.engines.described import (
+    Description,
+    FamilyText,
+    Field,
+    Metrics,
+    Rule,
+    in_versions,
+    read,
+    rule_formulas,
+    sampler_spec,
+)
+from collectors.engines.formula import parse_check, parse_formula
+from collectors.engines.processes import Finder, installed_version
+from schemas.records import Role, Workload
+
+FOLDER = Path(__file__).parent
+_HELPERS = ("base", "described", "formula", "processes")
 
 
-class Framework(ABC):
-    """Recognise the processes of one framework and say where its clock and its batch lie.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One way to read a process of a framework: where things lie in a range of its versions.
 
-    Nothing here touches a process: `claim` looks at the process table only, `sampler_spec` is
-    data for the native sampler, `workload` turns the integers that it read into a record.
+    ``spec`` is data for the native sampler; ``workload`` turns the integers that it read into a
+    record, or None where they contradict; ``is_dummy`` tells batches that only keep ranks in step.
     """
 
-    frameworks: ClassVar[dict[str, type["Framework"]]] = {}
+    name: str
+    spec: dict[str, Any]
+    workload: Callable[[dict[str, int]], Workload | None]
+    is_dummy: Callable[[dict[str, int]], bool] = lambda fields: False
 
-    iteration_count_metric: ClassVar[str | None] = None
-    """Name on /metrics of the engine's own count of iterations (a histogram's ``_count``)."""
 
-    iteration_tokens_metric: ClassVar[str | None] = None
-    """Name on /metrics of the sum of tokens over those iterations."""
+class Framework:
+    """Recognise the processes of one framework and say where its clock and its batch lie.
 
-    token_latency_metrics: ClassVar[tuple[str, ...]] = ()
-    """Histograms of the seconds between a request's tokens; the first that exists counts."""
+    Nothing here reads a process's memory: `claim` looks at the process table, `families` are data
+    for the native sampler and turn the integers that it read into records.
 
-    waiting_metric: ClassVar[str | None] = None
-    running_metric: ClassVar[str | None] = None
+    Args:
+        name: Its name.
 
-    def __init_subclass__(cls) -> None:
-        """Enter the framework under its file's name."""
-        cls.frameworks[cls.__module__.rpartition(".")[2]] = cls
+        described: What its file says.
+    """
 
-    @classmethod
-    def name(cls) -> str:
+    def __init__(self, name: str, described: Description) -> None:
+        self._name = name
+        self._described = described
+        self._finder = Finder(name, described)
+        self._meanings = [Meaning(family) for family in described.family]
+
+    def name(self) -> str:
         """Give the framework's name: that of its file."""
-        return cls.__module__.rpartition(".")[2]
+        return self._name
 
-    @abstractmethod
+    @property
+    def metrics(self) -> Metrics:
+        """Names on the engine's own metrics page."""
+        return self._described.metrics
+
     def claim(self, process: Process, table: ProcessTable) -> EngineProcess | None:
-        """Give the engine whose iterating process this is, or None; must not raise."""
+        """Give the engine whose iterating process this is, or None; does not raise."""
+        return self._finder.claim(process, table)
 
     def version(self, engine: EngineProcess) -> str | None:
-        """Give the framework's version where it can be told from outside; must not raise."""
-        return None
+        """Give the framework's version where it can be told from outside; does not raise."""
+        if not self._described.distribution:
+            return None
+        return installed_version(engine.core.pid, self._described.distribution)
 
-    @abstractmethod
-    def sampler_spec(self) -> dict[str, Any]:
-        """Say where counter, batch and phases lie, as the native sampler's JSON wants it."""
+    def families(self, role: Role = "engine_core", version: str | None = None) -> list[Family]:
+        """Give the ways to read a process in that role, likeliest first for that version.
 
-    @abstractmethod
-    def workload(self, fields: dict[str, int]) -> Workload | None:
-        """Turn the integers of one batch into a workload.
-
-        ``fields`` has the names that `sampler_spec` gave them; one that could not be read is
-        missing. None where an invariant fails, so that a torn read is never published.
+        All are given, for a version may be unknown or a fork's own: which one it is the functions
+        on the process's stack tell.
         """
+        pairs = list(zip(self._described.family, self._meanings, strict=True))
+        mine = [pair for pair in pairs if pair[0].role == role]
+        if version is not None:
+            mine.sort(key=lambda pair: not in_versions(version, pair[0].versions))
+        return [
+            Family(
+                name=text.name,
+                spec=sampler_spec(self._described, text),
+                workload=meaning.workload,
+                is_dummy=meaning.is_dummy,
+            )
+            for text, meaning in mine
+        ]
+
+    def family_texts(self) -> tuple[FamilyText, ...]:
+        """Give what the file says of each family, its evidence included."""
+        return self._described.family
+
+    def sampler_spec(self) -> dict[str, Any]:
+        """Give the spec of the first family.
+
+        Raises:
+            LookupError: It has none, for its iterations are no Python.
+        """
+        families = self.families()
+        if not families:
+            raise LookupError(f"{self._name} has no Python to read: watch it by its metrics page")
+        return families[0].spec
+
+    def workload(self, fields: dict[str, int]) -> Workload | None:
+        """Turn the integers of one batch of the first family into a workload."""
+        families = self.families()
+        return families[0].workload(fields) if families else None
+
+
+class Meaning:
+    """What the integers of a family's batches mean."""
+
+    def __init__(self, family: FamilyText) -> None:
+        self._fields = {one.name: one for one in (*family.fields, *family.gauges)}
+        self._rules = [_PreparedRule(rule, self._fields) for rule in family.workload]
+
+    def workload(self, fields: dict[str, int]) -> Workload | None:
+        """Give the workload by the first rule that is meant; None where it contradicts itself.
+
+        ``fields`` has the names of the spec; one that could not be read is missing.
+        """
+        rule = self._rule(fields)
+        return None if rule is None or rule.ignore else rule.workload(fields)
+
+    def is_dummy(self, fields: dict[str, int]) -> bool:
+        """Tell a batch that only keeps ranks in step."""
+        rule = self._rule(fields)
+        return rule is not None and rule.ignore
+
+    def _rule(self, fields: dict[str, int]) -> "_PreparedRule | None":
+        return next((rule for rule in self._rules if rule.is_meant(fields)), None)
+
+
+class _PreparedRule:
+    def __init__(self, rule: Rule, fields: dict[str, Field]) -> None:
+        self.ignore = rule.ignore
+        self._known = (*rule.known, *rule.when)
+        self._when = {
+            name: {_words(fields[name]).index(word) for word in words}
+            for name, words in rule.when.items()
+        }
+        self._checks = [parse_check(text) for text in rule.check]
+        texts = rule_formulas(rule)
+        for gauge in ("waiting_requests", "running_requests"):
+            if gauge in fields:
+                texts.setdefault(gauge, gauge)
+        self._formulas = {name: parse_formula(text) for name, text in texts.items()}
+
+    def is_meant(self, fields: dict[str, int]) -> bool:
+        return all(name in fields for name in self._known) and all(
+            fields[name] in values for name, values in self._when.items()
+        )
+
+    def workload(self, fields: dict[str, int]) -> Workload | None:
+        if not all(check.holds(fields) for check in self._checks):
+            return None
+        found = {name: formula.value(fields) for name, formula in self._formulas.items()}
+        # A negative number can only be a torn read.
+        if any(value is not None and value < 0 for value in found.values()):
+            return None
+        if all(value is None for name, value in found.items() if not name.startswith(_GAUGES)):
+            return None
+        return Workload(**found)
+
+
+_GAUGES = ("waiting_", "running_")
+
+
+def _words(field: Field) -> tuple[str, ...]:
+    return ("false", "true") if field.reduce == "bool" else field.values
+
+
+# Read once: an agent that gave up its rights may not look into this folder again.
+@functools.cache
+def _names() -> tuple[str, ...]:
+    described = {path.stem for path in FOLDER.glob("[!_]*.toml")}
+    written = {path.stem for path in FOLDER.glob("[!_]*.py")} - set(_HELPERS)
+    return tuple(sorted(described | written))
+
+
+@functools.cache
+def _described(name: str) -> Description:
+    path = FOLDER / f"{name}.toml"
+    return read(path) if path.exists() else Description()
 
 
 def available() -> list[str]:
     """Give the names of all frameworks, from the files of this folder."""
-    folder = Path(__file__).parent
-    return sorted(path.stem for path in folder.glob("[!_]*.py") if path.stem != "base")
+    return list(_names())
 
 
 def load(name: str) -> Framework:
@@ -74,8 +214,27 @@ def load(name: str) -> Framework:
     """
     if name not in available():
         raise LookupError(f"unknown framework {name!r}; have: {', '.join(available())}")
-    import_module(f"{__package__}.{name}")
-    return Framework.frameworks[name]()
+    described = _described(name)
+    if not (FOLDER / f"{name}.py").exists():
+        return Framework(name, described)
+    module = import_module(f"{__package__}.{name}")
+    written = [
+        one
+        for one in vars(module).values()
+        if isinstance(one, type) and issubclass(one, Framework) and one is not Framework
+    ]
+    if len(written) != 1:
+        raise LookupError(f"{module.__file__} must define one subclass of Framework: correct it")
+    return written[0](name, described)
+
+
+def load_file(path: Path) -> Framework:
+    """Make the framework that a user's own file describes; the file's name is its name.
+
+    Raises:
+        DescriptionError: The file cannot be used; the text names the key and what to write.
+    """
+    return Framework(path.stem, read(path))
 
 
 def find_engines(table: ProcessTable, frameworks: list[Framework]) -> list[EngineProcess]:

@@ -14,6 +14,7 @@ from collectors import agent as agent_module
 from collectors.agent import Agent
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, ProcessTable, read_process
+from collectors.engines import available
 from collectors.publisher import MemoryPublisher
 from schemas.records import HostReading
 
@@ -43,6 +44,7 @@ class Watched:
         self.engine = engine
         self.ended = threading.Event()
         self.iterations_seen = 0
+        self.source: str | None = None
         self.calls: list[str] = []
 
     def start(self) -> None:
@@ -59,6 +61,9 @@ class Watched:
 
     def govern(self) -> None:
         self.calls.append("govern")
+
+    def watch_ranks(self) -> None:
+        """Nobody asks for more than the core here."""
 
 
 class Bench:
@@ -144,7 +149,7 @@ def test_no_engine_is_said_once_with_what_was_looked_for(
     bench.discover()
     bench.discover()
     assert [one.getMessage() for one in caplog.records] == [
-        "No engine found yet on h; looking every 2 s for: vllm."
+        f"No engine found yet on h; looking every 2 s for: {', '.join(available())}."
     ]
 
 
@@ -169,6 +174,26 @@ def test_an_engine_that_iterates_keeps_its_name() -> None:
     assert list(bench.agent.watchers) == [f"h:pid{CORE.pid}"]
     assert bench.made[0].engine.port == 8000
     assert len(bench.made) == 1
+
+
+def guess_of(core: Process) -> EngineProcess:
+    return EngineProcess(framework="vllm", name="8000", core=core, guessed=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "stays"), [(None, False), ("metrics", False), ("counter", True)]
+)
+def test_a_core_that_was_only_guessed_makes_way_for_the_one_that_shows_itself(
+    source: str | None, stays: bool
+) -> None:
+    bench = Bench()
+    guess, shown = read_process(os.getpid()), replace(CORE, pid=5000123)
+    assert guess is not None
+    bench.agent._watch(guess_of(guess))
+    bench.made[0].source = source
+    bench.agent._watch(replace(guess_of(shown), guessed=False))
+    [watcher] = bench.agent.watchers.values()
+    assert (watcher.engine.core == guess) is stays
 
 
 def test_two_engines_of_one_name_are_told_once_and_the_first_stays(

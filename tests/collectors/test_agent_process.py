@@ -21,7 +21,7 @@ from collectors.discovery import Scanner
 from collectors.engines import find_engines
 from collectors.engines import load as load_framework
 from collectors.stacks import attach
-from collectors.watcher import epoch_offset_ns
+from collectors.rank import epoch_offset_ns
 from schemas.records import HostReading, Iteration, ProcessReading
 from simulator.replica.process import ReplicaProcess, TruthIteration, read_truth
 from tests.collectors.engine import (
@@ -234,7 +234,8 @@ def test_a_refused_attach_is_one_line_and_the_metrics_go_on(
     # Everything is imported first: nobody may not read where root keeps its environment.
     as_nobody = (
         "import confluent_kafka, prometheus_client.parser, latencyprism_native, os\n"
-        "import collectors.agent, collectors.publisher, collectors.engines.vllm\n"
+        "import collectors.agent, collectors.publisher, collectors.engines as engines\n"
+        "[engines.load(name) for name in engines.available()]\n"
         "import encodings.idna, http.client, latencyprism.__main__ as entry\n"
         "entry.build_parser()\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from collectors.clock import (
@@ -34,7 +36,7 @@ def read_workload(fields: dict[str, int]) -> Workload | None:
 class Bench:
     """A clock and what it said so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: Any) -> None:
         self.offset_ns = OFFSET
         self.clock = CounterClock(
             engine_id="host:8000",
@@ -43,6 +45,7 @@ class Bench:
             phases=PHASES,
             read_workload=read_workload,
             epoch_offset_ns=lambda: self.offset_ns,
+            **more,
         )
 
     def feed(self, *packed: bytes) -> list[Iteration]:
@@ -338,3 +341,90 @@ def test_a_pointer_counter_numbers_iterations_from_the_time_of_the_attach() -> N
 
     assert pointer.sequence == OFFSET // MS + 5 + 3
     assert number.sequence == 9
+
+
+def attached(choice: int, rung: int, at_ns: int = 0) -> bytes:
+    return event(STATE, choice, rung, code=STATE_ATTACHED, at_ns=at_ns)
+
+
+def test_every_record_names_the_rung_that_it_was_read_on(bench: Bench) -> None:
+    [by_counter] = bench.feed(attached(0, 1), begin(1, MS), end(1, 2 * MS))
+    [by_stack] = bench.feed(attached(-1, 2, at_ns=7 * MS), begin(1, 8 * MS), end(1, 9 * MS))
+    assert (by_counter.source, by_stack.source) == ("counter", "stack")
+    # Calls are counted from each attach on, so the time of the attach keeps rows apart.
+    assert by_stack.sequence == OFFSET // MS + 7 + 1
+
+
+def test_iterations_that_passed_while_the_counter_was_lost_are_missed(bench: Bench) -> None:
+    bench.feed(attached(0, 1), begin(10, MS), end(10, 2 * MS))
+    bench.clock.lost()
+    [after] = bench.feed(attached(0, 1), begin(15, 9 * MS), end(15, 10 * MS))
+    assert after.missed == bench.clock.missed == 4
+
+
+def test_calls_seen_before_and_after_another_attach_are_not_compared(bench: Bench) -> None:
+    bench.feed(attached(-1, 2), begin(10, MS), end(10, 2 * MS))
+    [after] = bench.feed(attached(-1, 2), begin(15, 9 * MS), end(15, 10 * MS))
+    assert after.missed == 0
+
+
+def test_a_batch_that_only_keeps_ranks_in_step_is_counted_and_not_given() -> None:
+    bench = Bench(is_dummy=lambda fields: fields.get("requests") == 0)
+    assert bench.feed(begin(1, MS), batch(1, 0, 0), end(1, 2 * MS)) == []
+    [real] = bench.feed(begin(2, 3 * MS), batch(2, 1, 5), end(2, 4 * MS))
+    assert real.sequence == 2
+    assert (bench.clock.seen, bench.clock.dummies) == (2, 1)
+
+
+class Pair:
+    """A core and a worker of it, seen by two clocks."""
+
+    def __init__(self) -> None:
+        self.core = Bench()
+        self.last = -1
+        self.worker = Bench(rank=3, role="worker", align=self._align)
+
+    def _align(self, begin_ns: int, workload: Workload) -> int | None:
+        found = self.core.clock.sequence_at(begin_ns, workload, self.last)
+        self.last = self.last if found is None else found
+        return found
+
+
+def test_a_workers_share_takes_the_number_of_the_cores_iteration() -> None:
+    pair = Pair()
+    pair.core.feed(begin(41, 10 * MS), batch(41, 2, 50))
+    [share] = pair.worker.feed(begin(7, 11 * MS), batch(7, 2, 50), end(7, 19 * MS))
+    assert (share.sequence, share.rank, share.role) == (41, 3, "worker")
+
+
+def test_a_worker_that_runs_behind_an_overlapping_core_takes_batches_in_order() -> None:
+    pair = Pair()
+    # Its steps are never seen to end.
+    pair.core.feed(*(begin(counter, counter * 1000) for counter in range(1, 300)))
+    pair.core.feed(begin(41, 10 * MS), batch(41, 2, 50), begin(42, 12 * MS), batch(42, 2, 2))
+    shares = pair.worker.feed(begin(1, 15 * MS), batch(1, 2, 50), end(1, 20 * MS))
+    pair.core.feed(begin(43, 20 * MS), batch(43, 2, 2))
+    shares += pair.worker.feed(
+        *(begin(2, 22 * MS), batch(2, 2, 2), end(2, 25 * MS)),
+        *(begin(3, 26 * MS), batch(3, 2, 2), end(3, 30 * MS)),
+    )
+    assert [share.sequence for share in shares] == [41, 42, 43]
+
+
+def test_one_end_that_goes_unseen_does_not_make_a_worker_fall_behind() -> None:
+    pair = Pair()
+    pair.core.feed(
+        *(begin(41, 10 * MS), batch(41, 2, 2), end(41, 19 * MS)),
+        *(begin(42, 20 * MS), batch(42, 2, 2)),
+        *(begin(43, 30 * MS), batch(43, 2, 2)),
+    )
+    [share] = pair.worker.feed(begin(3, 31 * MS), batch(3, 2, 2), end(3, 39 * MS))
+    assert share.sequence == 43
+
+
+def test_a_worker_never_gets_an_iteration_that_is_over_or_of_another_size() -> None:
+    pair = Pair()
+    pair.core.feed(begin(41, 10 * MS), batch(41, 2, 50), end(41, 12 * MS))
+    pair.core.feed(begin(42, 20 * MS), batch(42, 9, 90))
+    assert pair.worker.feed(begin(1, 21 * MS), batch(1, 2, 50), end(1, 22 * MS)) == []
+    assert pair.worker.clock.unaligned == 1

@@ -46,7 +46,7 @@ def test_an_engine_is_found_with_its_server_and_workers() -> None:
     assert engine.core.title == "VLLM::EngineCore"
     assert engine.api_server is not None
     assert engine.api_server.pid == SERVER
-    assert sorted(worker.pid for worker in engine.workers) == sorted(WORKERS)
+    assert sorted(rank.process.pid for rank in engine.ranks) == sorted(WORKERS)
     assert (engine.port, engine.model) == (8001, "facebook/opt-125m")
 
 

@@ -52,7 +52,7 @@ def test_the_counters_of_an_engine_are_found() -> None:
 
 
 def test_the_time_between_tokens_is_that_of_the_first_histogram_there_is() -> None:
-    newer, older = VLLM.token_latency_metrics
+    newer, older = VLLM.metrics.token_latency
     for name in (older, newer):
         page = PAGE + f'{name}_sum{{engine="0"}} 2.5\n{name}_count{{engine="0"}} 100.0\n'
         found = parse(page, VLLM, 5)
@@ -97,6 +97,49 @@ def test_a_page_of_another_kind_has_no_count() -> None:
     assert parse("<html><body>404</body></html>", VLLM, 5) is None
 
 
+TGI_PAGE = """\
+tgi_batch_inference_count{method="prefill"} 12
+tgi_batch_inference_count{method="decode"} 300
+tgi_batch_inference_duration_sum{method="decode"} 4.5
+tgi_batch_current_size 3
+tgi_queue_size 1
+"""
+
+LLAMA_PAGE = """\
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total 1000
+llamacpp:prompt_tokens_seconds 93.1
+# TYPE llamacpp:tokens_predicted_total counter
+llamacpp:tokens_predicted_total 200
+llamacpp:tokens_predicted_seconds_total 8.5
+llamacpp:n_decode_total 150
+llamacpp:requests_processing 2
+llamacpp:requests_deferred 0
+"""
+
+
+def test_prefill_and_decode_of_tgi_are_all_its_iterations() -> None:
+    found = parse(TGI_PAGE, load("tgi"), 5)
+    assert found is not None
+    assert (found.iterations, found.tokens) == (312, None)
+    assert (found.running_requests, found.waiting_requests) == (3, 1)
+
+
+def test_llama_cpps_tokens_are_of_two_counters_and_so_is_the_time_between_them() -> None:
+    found = parse(LLAMA_PAGE, load("llama_cpp"), 5)
+    assert found is not None
+    assert (found.iterations, found.tokens) == (150, 1200)
+    assert (found.token_latency_seconds, found.token_latency_count) == (8.5, 200)
+    half = "\n".join(one for one in LLAMA_PAGE.splitlines() if "predicted_total" not in one)
+    found = parse(half + "\n", load("llama_cpp"), 5)
+    assert found is not None
+    assert (found.tokens, found.token_latency_count) == (None, None)
+
+
+def test_a_framework_without_a_count_is_never_given_one() -> None:
+    assert parse("sglang:num_running_reqs 3\n", load("sglang"), 5) is None
+
+
 class Metrics(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         found = self.path == "/metrics"
@@ -130,6 +173,11 @@ def test_a_server_is_asked_over_http(metrics_port: int) -> None:
     found = scrape(VLLM, metrics_port, 10.0)
     assert found is not None
     assert found.iterations == 1024
+
+
+def test_the_page_may_have_another_path(metrics_port: int) -> None:
+    with pytest.raises(ScrapeError, match=r"/prometheus/metrics: .*404"):
+        scrape(load("tensorrt_llm"), metrics_port, 10.0)
 
 
 def test_a_proxy_in_the_environment_is_not_asked(

@@ -75,6 +75,14 @@ def test_an_engine_that_still_starts_is_told_apart(monkeypatch: pytest.MonkeyPat
         try_attach()
 
 
+def test_a_description_that_an_older_sampler_does_not_take_is_a_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, ValueError("unknown field `call`"))
+    with pytest.raises(AttachRefused, match=r"unknown field `call`.*make native"):
+        try_attach()
+
+
 def test_slow_backtraces_are_switched_off_before_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUST_BACKTRACE", "1")
     monkeypatch.setitem(sys.modules, "latencyprism_native", None)

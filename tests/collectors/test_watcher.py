@@ -8,18 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from collectors import watcher as watcher_module
 from collectors.clock import Scrape
 from collectors.config import CollectSettings
-from collectors.discovery import EngineProcess, Process, read_process
-from collectors.engines import load
+from collectors.discovery import EngineProcess, Process, RankProcess, read_process
+from collectors.engines import Family, Framework, load
 from collectors.publisher import MemoryPublisher
+from collectors.rank import epoch_offset_ns
 from collectors.scrape import ScrapeError
 from collectors.stacks import AttachRefused, NotServing, Sampler, SamplerUnavailable
-from collectors.watcher import Watcher, epoch_offset_ns
-from schemas.records import Engine, Iteration
+from collectors.watcher import Watcher
+from schemas.records import Engine, Iteration, Role
 from tests.collectors.packing import MS, begin, end, state
 
 GONE, DENIED, LOST = 2, 3, 4
@@ -59,6 +61,19 @@ class Script:
         return bool(self.packed) or not self.dies
 
 
+class OneFamily(Framework):
+    """vLLM as it was first known: one way for each role, so that each attach is one attempt."""
+
+    def __init__(self) -> None:
+        self._vllm = load("vllm")
+
+    def families(self, role: Role = "engine_core", version: str | None = None) -> list[Family]:
+        return self._vllm.families(role, version)[:1]
+
+    def version(self, engine: EngineProcess) -> str | None:
+        return None
+
+
 class Bench:
     """A watcher whose attaches and scrapes follow a list; the last entry repeats."""
 
@@ -69,6 +84,11 @@ class Bench:
         self.scrapes = 0
         self.core = read_process(os.getpid())
         assert self.core is not None
+        # Scripts of ranks beside the core, by pid.
+        self.of_rank: dict[int, Script | Exception] = {}
+        self.ranks: tuple[RankProcess, ...] = ()
+        self.candidates: tuple[Process, ...] = ()
+        self.settings = CollectSettings(metrics_period_seconds=0.01, open_iteration_seconds=0.05)
         self.port: int | None = 8000
         self._started: list[Watcher] = []
         monkeypatch.setattr(watcher_module, "scrape", self._scrape)
@@ -78,7 +98,12 @@ class Bench:
         self.scrapes += 1
         return Scrape(at_ns=self.scrapes * 1000 * MS, iterations=10 * self.scrapes)
 
-    def _attach(self, *_: object, **__: object) -> Sampler:
+    def _attach(self, pid: int, *_: object, **__: object) -> Sampler:
+        of_rank = self.of_rank.get(pid)
+        if isinstance(of_rank, Exception):
+            raise of_rank
+        if of_rank is not None:
+            return of_rank
         found = self.attaches[min(self.attached, len(self.attaches) - 1)]
         self.attached += 1
         if isinstance(found, Exception):
@@ -90,11 +115,19 @@ class Bench:
         core = core or self.core
         assert core is not None
         watcher = Watcher(
-            EngineProcess(framework="vllm", name="8000", core=core, port=self.port, model="m"),
-            load("vllm"),
+            EngineProcess(
+                framework="vllm",
+                name="8000",
+                core=core,
+                port=self.port,
+                model="m",
+                ranks=self.ranks,
+                candidates=self.candidates,
+            ),
+            OneFamily(),
             "h",
             self.publisher,
-            CollectSettings(metrics_period_seconds=0.01, open_iteration_seconds=0.05),
+            self.settings,
             "9.9",
             attach_sampler=self._attach,
         )
@@ -105,6 +138,13 @@ class Bench:
         watcher = self.watcher(*attaches)
         watcher.start()
         return watcher
+
+    def add_rank(self, script: Script | Exception, role: Role) -> None:
+        """Give the engine a second process: the one that started the tests."""
+        process = read_process(os.getppid())
+        assert process is not None
+        self.of_rank[process.pid] = script
+        self.ranks = (RankProcess(process=process, rank=1, role=role),)
 
     def stop(self) -> None:
         for watcher in self._started:
@@ -325,13 +365,76 @@ def test_reading_that_costs_too_much_is_slowed_down_and_told(
     assert script.rates == []
     now_ns, script.cpu_ns = now_ns + 10**9, 10**8
     watcher.govern()
-    assert script.rates == [(500, 25)]
-    assert "cost 10.0 % of a core" in warnings(caplog)[0]
+    # Stacks are what can be given up first.
+    assert script.rates == [(1000, 0)]
+    assert "takes 10.0 % of a core, which is over its budget of 2.0 %" in warnings(caplog)[0]
     assert "Raise [collect] cpu_budget_ratio" in warnings(caplog)[0]
-    now_ns += 10**9
-    watcher.govern()
-    assert script.rates[-1] == (1000, 50)
+    for _ in range(8):
+        now_ns += 10**9
+        watcher.govern()
+    assert script.rates[-1] == (1000, CollectSettings().stack_hz)
     assert len(warnings(caplog)) == 1
+    watcher.report()
+    assert (bench.engines[-1].poll_hz, bench.engines[-1].stack_hz) == script.rates[-1]
+
+
+def wait_until_watched(bench: Bench, watcher: Watcher) -> None:
+    wait_for(lambda: bench.engines and bench.engines[-1].source == "counter")
+    watcher.watch_ranks()
+    wait_for(lambda: bench.engines[-1].watched_ranks == (0, 1))
+
+
+def test_a_rank_that_iterates_as_the_core_does_is_a_rank_of_the_batch(bench: Bench) -> None:
+    bench.add_rank(Script(begin(5, MS) + end(5, 20 * MS)), "engine_core")
+    watcher = bench.start(Script(begin(5, MS) + end(5, 10 * MS)))
+    wait_until_watched(bench, watcher)
+    wait_for(lambda: len(bench.iterations) == 2)
+    assert {(one.rank, one.sequence) for one in bench.iterations} == {(0, 5), (1, 5)}
+    assert bench.engines[-1].ranks == 2
+    assert bench.engines[-1].sources == ("counter", "counter")
+
+
+def test_a_workers_share_is_told_by_role_and_is_no_rank_to_wait_for(bench: Bench) -> None:
+    now_ns = time.monotonic_ns()
+    bench.add_rank(Script(begin(1, now_ns + MS) + end(1, now_ns + 9 * MS)), "worker")
+    watcher = bench.start(Script(begin(41, now_ns)))
+    wait_until_watched(bench, watcher)
+    wait_for(lambda: any(one.role == "worker" for one in bench.iterations))
+    [share] = [one for one in bench.iterations if one.role == "worker"]
+    assert (share.sequence, share.rank) == (41, 1)
+    assert share.process_start_ns == bench.engines[-1].process_start_ns
+    assert bench.engines[-1].ranks == 1
+
+
+def test_a_rank_that_is_refused_is_one_line_and_does_not_trouble_the_core(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.add_rank(AttachRefused("give it SYS_PTRACE"), "engine_core")
+    watcher = bench.start(Script())
+    wait_for(lambda: bench.engines and bench.engines[-1].source == "counter")
+    watcher.watch_ranks()
+    wait_for(lambda: "rank 1 is not watched: give it SYS_PTRACE" in caplog.text)
+    assert bench.engines[-1].source == "counter"
+    assert bench.engines[-1].ranks == 1
+
+
+def test_workers_are_left_alone_where_the_settings_say_so(bench: Bench) -> None:
+    bench.settings = msgspec.structs.replace(bench.settings, workers=False)
+    bench.add_rank(Script(), "engine_core")
+    watcher = bench.start(Script())
+    wait_for(lambda: bench.engines and bench.engines[-1].source == "counter")
+    watcher.watch_ranks()
+    assert watcher._ranks == {}
+
+
+def test_of_several_processes_the_one_whose_loop_runs_is_watched(bench: Bench) -> None:
+    bench.add_rank(Script(begin(5, MS) + end(5, 20 * MS)), "engine_core")
+    candidate = bench.ranks[0].process
+    bench.ranks, bench.candidates = (), (candidate,)
+    watcher = bench.start(NotServing("no loop there"))
+    wait_for(lambda: bench.iterations)
+    assert bench.engines[-1].source == "counter"
+    assert watcher._core.reader.process == candidate
 
 
 def test_the_two_clocks_are_compared_within_a_microsecond_or_so() -> None:
