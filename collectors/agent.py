@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from collectors.capture import Target
@@ -15,11 +16,14 @@ from collectors.engines import available, find_engines, load
 from collectors.engines.base import Framework, load_file
 from collectors.host.reading import HostReader
 from collectors.publisher import Publisher
+from collectors.tracing import Tracer
 from collectors.watcher import Watcher
 
 log = logging.getLogger("latencyprism.agent")
 
 REPORT_PERIOD_SECONDS = 10.0
+# The loop turns several times a second; a look at a host with thousands of processes takes longer.
+STALLED_SECONDS = 30.0
 
 
 def frameworks_of(settings: CollectSettings) -> list[Framework]:
@@ -71,7 +75,9 @@ class Agent:
         self._frameworks = frameworks_of(settings)
         self._host_reader = HostReader(self.host)
         self.devices = Devices(self.host, settings)
+        self.tracer = Tracer() if settings.kernel_tracing else None
         self._stop = threading.Event()
+        self._turned_at = time.monotonic()
         self._said_none = False
         self._failures: dict[str, str] = {}
         # Engines that ended, while the process table still shows them; and those left out.
@@ -90,9 +96,11 @@ class Agent:
         due = dict.fromkeys(periods, 0.0)
         reporter = threading.Thread(target=self._report_forever, name="report", daemon=True)
         reporter.start()
+        if self.tracer is not None:
+            self.tracer.start()
         try:
             while not self._stop.is_set():
-                now = time.monotonic()
+                now = self._turned_at = time.monotonic()
                 if deadline is not None and now >= deadline:
                     return
                 for task, at in due.items():
@@ -106,6 +114,8 @@ class Agent:
         finally:
             self._stop.set()
             self.devices.stop()
+            if self.tracer is not None:
+                self.tracer.stop()
             for watcher in list(self.watchers.values()):
                 watcher.stop()
             reporter.join(5.0)
@@ -113,6 +123,11 @@ class Agent:
     def stop(self) -> None:
         """Make `run` return."""
         self._stop.set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop turns: discovery and readings come and go."""
+        return time.monotonic() - self._turned_at < STALLED_SECONDS
 
     def find_target(self, engine_id: str) -> Target | None:
         """Give the engine of that id as a capture wants it, where this agent watches it."""
@@ -211,28 +226,32 @@ class Agent:
                 other.core.pid,
             )
 
-    def _read_host(self) -> None:
-        engines = {
+    def _running(self) -> dict[str, EngineProcess]:
+        return {
             engine_id: watcher.engine
             for engine_id, watcher in self.watchers.items()
             if not watcher.ended.is_set()
         }
-        hosts, processes = self._host_reader.read(engines)
+
+    def _read_host(self) -> None:
+        engines = self._running()
+        traced = None
+        if self.tracer is not None:
+            self.tracer.follow(engines)
+            traced = self.tracer.latest()
+        hosts, processes = self._host_reader.read(engines, traced)
         for host_reading in hosts:
             self._publisher.publish(host_reading)
         for process_reading in processes:
-            self._publisher.publish(process_reading)
+            device_ids = self.devices.device_ids(process_reading.pid)
+            self._publisher.publish(replace(process_reading, device_ids=device_ids))
 
     def _read_devices(self) -> None:
-        engines = {
-            engine_id: watcher.engine
-            for engine_id, watcher in self.watchers.items()
-            if not watcher.ended.is_set()
-        }
-        for reading in self.devices.readings(engines):
+        for reading in self.devices.readings(self._running()):
             self._publisher.publish(reading)
         for engine_id, watcher in self.watchers.items():
             watcher.device_ids = self.devices.devices_of(engine_id)
+            watcher.device_note = self.devices.note(engine_id)
 
     def _report_forever(self) -> None:
         # A thread of its own: an engine that does not answer must not delay the others' readings.

@@ -4,11 +4,11 @@ Records wait in a bounded queue of our own in front of librdkafka's. While the b
 the newest are kept and the oldest dropped, and the count is reported.
 """
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol
 
 from schemas.codec import encode
@@ -131,6 +131,11 @@ class KafkaPublisher:
         """Records that were lost because the broker was away for too long."""
         return self._queue.dropped + self.failed
 
+    @property
+    def queued(self) -> int:
+        """Records that wait, here or inside librdkafka."""
+        return len(self._queue) + len(self._producer)
+
     def publish(self, record: Record) -> None:
         """Take a record; never blocks."""
         with self._order:
@@ -239,18 +244,26 @@ _UNREACHABLE = (-195, -187, -193, -181, -169)
 
 
 class StreamPublisher:
-    """Write records as JSON lines to a binary stream: what `collect --stdout` does."""
+    """Write records as JSON lines to a binary stream: what `collect --stdout` does.
+
+    ``on_closed`` is called for each record that nobody reads any more.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
         self.dropped = 0
+        self.on_closed: Callable[[], None] = lambda: None
 
     def publish(self, record: Record) -> None:
         """Write one line; a reader that went away is no error of ours."""
-        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
-            self._stream.write(encode(record) + b"\n")
-            self._stream.flush()
+        try:
+            with self._lock:
+                self._stream.write(encode(record) + b"\n")
+                self._stream.flush()
+        except (BrokenPipeError, ValueError):
+            self.dropped += 1
+            self.on_closed()
 
 
 class MemoryPublisher:

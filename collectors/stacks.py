@@ -4,6 +4,8 @@ import json
 import os
 from typing import Any, Protocol
 
+from collectors.permissions import explain_refusal
+
 HOW_TO_GET_IT = (
     "build it with 'make native' (needs Rust from https://rustup.rs) or install the "
     "latencyprism-native wheel into this environment"
@@ -91,6 +93,8 @@ def attach(
         sampler.start()
     except native.ProcessGone as err:
         raise ProcessLookupError(f"process {pid} ended") from err
+    except native.PermissionRefused as err:
+        raise AttachRefused(explain_refusal(pid)) from err
     except native.AnchorMissing as err:
         raise NotServing(str(err)) from err
     except native.SamplerError as err:

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from collectors.clock import MetricsClock
@@ -12,6 +13,7 @@ from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, RankProcess, is_running, start_ns
 from collectors.engines.base import Framework
 from collectors.governor import Governor, Meter, Rates
+from collectors.health import resident_bytes
 from collectors.publisher import Publisher
 from collectors.rank import RankReader
 from collectors.scrape import ScrapeError, scrape
@@ -27,6 +29,14 @@ from schemas.records import Engine, EngineState, Role, Source, Workload
 log = logging.getLogger("latencyprism.watcher")
 
 RETRY_ATTACH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One process of an engine that is read."""
+
+    reader: RankReader
+    rates: Rates
 
 
 class Watcher:
@@ -65,6 +75,7 @@ class Watcher:
         self.engine_id = f"{host}:{engine.name}"
         self.ended = threading.Event()
         self.device_ids: tuple[str, ...] = ()
+        self.device_note: str | None = None
         self._framework = framework
         self._host = host
         self._publisher = publisher
@@ -119,12 +130,18 @@ class Watcher:
     @property
     def note(self) -> str | None:
         """What the agent has to say about how it watches this engine."""
-        return self._note
+        return self._note or self.device_note
 
     @property
     def rates(self) -> Rates:
         """How often the core is read now."""
         return self._core.governor.rates
+
+    @property
+    def watched(self) -> list[Watched]:
+        """Each process that is read, the core first, and how often."""
+        governed = [self._core, *(watch.governed for watch in list(self._ranks.values()))]
+        return [Watched(one.reader, one.governor.rates) for one in governed]
 
     def report(self, state: EngineState = "running", cpu_ratio: float | None = None) -> None:
         """Publish the inventory record of this engine."""
@@ -156,7 +173,8 @@ class Watcher:
                 engine_iterations=self._engine_iterations,
                 agent_cpu_ratio=cpu_ratio,
                 records_dropped=self._publisher.dropped,
-                note=self._note,
+                note=self.note,
+                agent_memory_bytes=resident_bytes(),
                 watched_ranks=tuple(sorted(watched)),
                 sources=tuple(watched[rank] for rank in sorted(watched)),
                 device_ids=self.device_ids,

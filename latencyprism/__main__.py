@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from latencyprism import __version__
 from latencyprism.errors import CommandError
 from latencyprism.lifeline import follow_supervisor
+from latencyprism.logs import add_log_format, choose_format
 from schemas.settings import SettingsError
 
 DESCRIPTION = """\
@@ -24,7 +25,17 @@ In production: 'collect' on every inference host, 'stream all' beside Kafka and 
 """
 
 # Name and module; the first sentence of the module's docstring is the command's help.
-COMMANDS = ("demo", "doctor", "collect", "stream", "topics", "migrate", "sql", "simulate")
+COMMANDS = (
+    "demo",
+    "doctor",
+    "collect",
+    "stream",
+    "topics",
+    "migrate",
+    "sql",
+    "capture",
+    "simulate",
+)
 
 
 class Command(Protocol):
@@ -57,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"latencyprism {__version__}")
+    add_log_format(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         command = load_command(name)
@@ -76,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command that was asked for; a user's mistake is one line, never a traceback."""
     follow_supervisor()
     arguments = build_parser().parse_args(argv)
+    choose_format(arguments.log_format)
     try:
         status: int = arguments.run(arguments)
     except (CommandError, SettingsError) as err:

@@ -102,6 +102,20 @@ def _rise(name: str, capacity: float) -> Callable[[Counters, Counters], float | 
     return pressure
 
 
+def _clock_loss(before: Counters, during: Counters) -> float | None:
+    """Loss of the accelerator's clock, unless it clocks down because it has less to do."""
+    lost = _relative_loss("xpu_core_clock_ratio")(before, during)
+    idler = during.get("xpu_utilization_ratio", 1.0) < 0.5 * before.get("xpu_utilization_ratio", 0)
+    return 0.0 if lost is not None and idler else lost
+
+
+def _tenants(before: Counters, during: Counters) -> float | None:
+    """Share of the accelerator's time that new processes on it take where all want it."""
+    if "xpu_others" not in before or "xpu_others" not in during:
+        return None
+    return 1 - (1 + before["xpu_others"]) / (1 + during["xpu_others"])
+
+
 CAUSES: tuple[Cause, ...] = (
     Cause(
         name="host_cpu_contention",
@@ -158,6 +172,26 @@ CAUSES: tuple[Cause, ...] = (
         shows="io_pressure_ratio",
         scale=(100, " %"),
         next_step="find the writer with 'iotop'; keep the engine's cache and logs off that disk",
+    ),
+    Cause(
+        name="accelerator_clock",
+        pressure=_clock_loss,
+        gate=0.10,
+        sentence="the accelerator runs slower: {before} of its highest clock before, {during} now",
+        shows="xpu_core_clock_ratio",
+        scale=(100, " %"),
+        next_step="look for power cap and heat: throttle_reasons in latencyprism.xpus.v1, or "
+        "'nvidia-smi -q -d CLOCK,PERFORMANCE,POWER,TEMPERATURE'",
+    ),
+    Cause(
+        name="accelerator_contention",
+        pressure=_tenants,
+        gate=0.20,
+        sentence="other processes came onto the accelerator: {before} before, {during} now",
+        shows="xpu_others",
+        scale=(1, ""),
+        next_step="find them in the list of processes of the vendor's tool (nvidia-smi, rocm-smi, "
+        "npu-smi info) and move them; then give the engine devices of its own",
     ),
 )
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from models.judge import WARM_BATCHES, Judge, Judgement
-from schemas.records import Alert, Batch, Engine, HostReading, Iteration, Source
+from schemas.records import Alert, Batch, Engine, HostReading, Iteration, Source, XpuReading
 from streams.alert import Incidents
 from streams.explain import EvidenceKeeper
 from streams.timeline import REMEMBERED, Timeline
@@ -90,6 +90,14 @@ class Analysis:
         """Take in a reading of the host; it may name a cause or end a silent incident."""
         self._timeline.add_host(reading)
         self._evidence.add_host(reading, suspect=self._incidents.suspect)
+        return self._incidents.tick(reading.end_ns)
+
+    def add_xpu(self, reading: XpuReading) -> list[Alert]:
+        """Take in a reading of one of the engine's accelerators."""
+        counters = self._timeline.accelerators.add(reading)
+        if counters is not None:
+            suspect = self._incidents.suspect
+            self._evidence.add_counters(counters, reading.begin_ns, suspect=suspect)
         return self._incidents.tick(reading.end_ns)
 
     def add_engine(self, engine: Engine) -> list[Alert]:

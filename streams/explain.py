@@ -66,13 +66,17 @@ class EvidenceKeeper:
 
             suspect: Whether batches are being slow: such a reading is no normal one.
         """
+        # A reading that began well before an incident shows mostly the time before it.
+        middle_ns = (reading.begin_ns + reading.end_ns) // 2
+        self.add_counters(counters_of(reading), middle_ns, suspect=suspect)
+
+    def add_counters(self, counters: dict[str, float], at_ns: int, *, suspect: bool) -> None:
+        """Take in counters of a moment, as of a look at the accelerators."""
         if self._incident_begin_ns is not None:
-            # A reading that began well before the incident shows mostly the time before it.
-            middle_ns = (reading.begin_ns + reading.end_ns) // 2
-            if middle_ns >= self._incident_begin_ns:
-                self.counters_during.learn(counters_of(reading))
+            if at_ns >= self._incident_begin_ns:
+                self.counters_during.learn(counters)
         elif not suspect:
-            self.counters_before.learn(counters_of(reading))
+            self.counters_before.learn(counters)
 
     def add_batch(self, batch: Batch, *, suspect: bool) -> None:
         """Take in a batch's phases and expected duration."""

@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from schemas.records import Batch, HostReading, Iteration
+from streams.xpus import Accelerators
 
 # Event time that a missing rank is waited for.
 GRACE_NS = 500_000_000
@@ -34,6 +35,7 @@ class Timeline:
         self.ranks = ranks
         self._parts: OrderedDict[tuple[int, int], _Parts] = OrderedDict()
         self._readings: deque[HostReading] = deque(maxlen=READINGS)
+        self.accelerators = Accelerators()
 
     def add_host(self, reading: HostReading) -> None:
         """Take in a reading of the host."""
@@ -70,9 +72,10 @@ class Timeline:
         return ready
 
     def counters(self, begin_ns: int, end_ns: int) -> dict[str, float]:
-        """Give the host's counters over a time: the reading that overlaps it most, or the latest.
+        """Give the counters over a time: the host's reading that overlaps it most, or the latest.
 
-        Readings come once a period, batches many times, so most batches share one.
+        Readings come once a period, batches many times, so most batches share one. Those of the
+        accelerators are of a moment: the latest before the end.
         """
         best = self.newest_reading
         best_overlap_ns = 0
@@ -82,7 +85,8 @@ class Timeline:
                 best, best_overlap_ns = reading, overlap_ns
             if reading.end_ns < begin_ns:
                 break
-        return counters_of(best) if best is not None else {}
+        host = counters_of(best) if best is not None else {}
+        return host | self.accelerators.counters(end_ns)
 
     def _overdue(self, newest: Iteration) -> list[Batch]:
         limit_ns = newest.begin_ns - GRACE_NS

@@ -113,7 +113,8 @@ def is_a_name(quoted: Quoted) -> bool:
 
 
 def test_every_command_is_in_the_documents() -> None:
-    assert {words_of(quoted.code)[1] for quoted in our_commands()} == set(COMMANDS)
+    words = [word for quoted in our_commands() for word in words_of(quoted.code)[1:]]
+    assert set(COMMANDS) <= set(words)
 
 
 @pytest.mark.parametrize("quoted", our_commands(), ids=shown)

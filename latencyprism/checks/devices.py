@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from collectors.config import CollectSettings
 from collectors.devices import Devices
+from collectors.xpu.child import START_SECONDS
 from latencyprism.checks.finding import Finding
 
 
@@ -11,7 +12,7 @@ def check_devices(settings: CollectSettings) -> list[Finding]:
     """Ask each vendor once, in a process of its own."""
     devices = Devices(settings.host or "localhost", settings)
     try:
-        devices.wait(settings.xpu_timeout_seconds + 2.0)
+        devices.wait(START_SECONDS + settings.xpu_timeout_seconds)
         statuses = devices.status()
     finally:
         devices.stop()

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="engine_id (host:port), port or pid; may be left out where one engine runs",
     )
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="(%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to write; default [collect] of the file")
+    parser.add_argument("--folder", type=Path, help="where to write; else what the configuration says")
     parser.add_argument(
         "--remote", action="store_true", help="ask the agent on the engine's host, through Kafka"
     )
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments.config)
     if arguments.remote:
         if arguments.engine is None:
-            raise CommandError("--remote needs the engine_id: see 'latencyprism sql' on engines")
+            raise CommandError("--remote needs the engine_id, as host:port")
         kafka = section(settings, "kafka", KafkaSettings)
         done = _ask(kafka, arguments.engine, arguments.seconds)
     else:
@@ -151,7 +151,7 @@ def _await(consumer: Any, asked: Capture, deadline: float) -> Capture:
         if answer.capture_id == asked.capture_id and answer.state in ("done", "failed"):
             return answer
     raise CommandError(
-        f"no agent answered for {asked.engine_id}: check the engine_id with 'latencyprism sql', "
+        f"no agent answered for {asked.engine_id}: check the engine_id (host:port), "
         "and that the agent runs there with [collect] captures = true"
     )
 

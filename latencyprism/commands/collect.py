@@ -5,6 +5,7 @@ Ctrl-C or SIGTERM; the engine does not notice either way.
 """
 
 import argparse
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -30,24 +31,41 @@ def run(arguments: argparse.Namespace) -> int:
     start_logging(arguments.log_level)
     need("prometheus_client", "collect")
     from collectors.agent import Agent
+    from collectors.agent_health import describer
+    from collectors.capture_requests import CaptureRequests
     from collectors.config import CollectSettings
+    from collectors.health import HealthServer
     from collectors.publisher import KafkaPublisher, StreamPublisher
 
     settings = read_settings(arguments.config)
     collect = section(settings, "collect", CollectSettings)
     kafka_settings = section(settings, "kafka", KafkaSettings)
     kafka: KafkaPublisher | None = None
+    lines = StreamPublisher(sys.stdout.buffer)
     if not arguments.stdout:
         need("confluent_kafka", "collect")
         kafka = KafkaPublisher(kafka_settings, collect.queue_records)
-    publisher = kafka if kafka is not None else StreamPublisher(sys.stdout.buffer)
     try:
-        agent = Agent(collect, publisher, __version__)
-    except LookupError as err:
-        raise CommandError(f"section [collect]: engines: {err}") from err
+        agent = Agent(collect, kafka or lines, __version__)
+    except (LookupError, ValueError) as err:
+        raise CommandError(f"section [collect]: {err}") from err
+    lines.on_closed = agent.stop
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: agent.stop())
-    agent.run(arguments.seconds)
-    if kafka is not None:
-        kafka.close()
+    captures = None
+    with contextlib.ExitStack() as services:
+        if kafka is not None:
+            services.callback(kafka.close)
+        if kafka is not None and collect.captures:
+            captures = CaptureRequests(
+                kafka_settings, collect, kafka, agent.host, agent.find_target
+            )
+            captures.start()
+            services.callback(captures.stop)
+        if collect.health_listen:
+            describe = describer(agent, __version__, kafka, captures)
+            health = HealthServer(collect.health_listen, describe, lambda: agent.is_alive)
+            health.start()
+            services.callback(health.stop)
+        agent.run(arguments.seconds)
     return 0

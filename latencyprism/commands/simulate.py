@@ -1,33 +1,38 @@
-"""Run the engine replica, or send it (or a real engine) a load.
+"""Run the engine replica, send it (or a real engine) a load, or run a profile of another engine.
 
 'engine' starts a process that looks like vLLM to an observer and computes on the CPU; 'load'
-plays a workload against any OpenAI-style server. Everything after the first word is passed on:
-'latencyprism simulate engine --help'.
+plays a workload against any OpenAI-style server; 'profile' starts small processes that bear the
+names of one version family of an engine, and make up their own requests. Everything after the
+first word is passed on: 'latencyprism simulate engine --help'.
 """
 
 import argparse
+import os
 import sys
+from typing import NoReturn
 
 from latencyprism.errors import need
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("what", choices=("engine", "load"), help="what to simulate")
+    parser.add_argument("what", choices=("engine", "load", "profile"), help="what to simulate")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="passed on")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Hand over to the simulator."""
+    if arguments.what == "profile":
+        _replace_process("simulator.profiles", arguments.options)
     for module in ("numpy", "aiohttp", "prometheus_client", "setproctitle"):
         need(module, "simulator")
     if arguments.what == "load":
         from simulator.load import main as load_main
 
         return load_main(arguments.options)
-    # The replica is found by its module's name on the command line, so it gets a process of its
-    # own instead of a call.
-    import os
+    _replace_process("simulator.replica", arguments.options)
 
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "simulator.replica", *arguments.options])
-    return 0
+
+def _replace_process(module: str, options: list[str]) -> NoReturn:
+    # Both write their own titles over the command line, so they get a process instead of a call.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *options])

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from schemas.records import Alert, Engine, HostReading, Iteration
+from schemas.records import Alert, Engine, HostReading, Iteration, XpuReading
 from schemas.settings import KafkaSettings
-from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS
+from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, XPUS
 from streams.analyze import Analysis, Result
 from streams.app import Worker, build_worker
 from streams.config import StreamSettings
@@ -18,7 +18,7 @@ log = logging.getLogger("latencyprism.analyze")
 # After so long without a word from an engine its open incident is looked at by the clock.
 SILENCE_SECONDS = 30.0
 
-TOPICS = {topic.name: topic for topic in (ITERATIONS, HOSTS, ENGINES, BATCHES, ALERTS)}
+TOPICS = {topic.name: topic for topic in (ITERATIONS, HOSTS, XPUS, ENGINES, BATCHES, ALERTS)}
 
 
 def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
@@ -90,13 +90,24 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
             analysis = analysis_of(reading.engine_id)
             await publish(analysis, [*analysis.add_host(reading)])
 
+    async def take_xpu(event: Any) -> None:
+        reading = await worker.read(event, XpuReading)
+        if reading is not None:
+            analysis = analysis_of(reading.engine_id)
+            await publish(analysis, [*analysis.add_xpu(reading)])
+
     async def take_engine(event: Any) -> None:
         engine = await worker.read(event, Engine)
         if engine is not None:
             analysis = analysis_of(engine.engine_id)
             await publish(analysis, [*analysis.add_engine(engine)])
 
-    for topic, take in ((ITERATIONS, take_iteration), (HOSTS, take_host), (ENGINES, take_engine)):
+    for topic, take in (
+        (ITERATIONS, take_iteration),
+        (HOSTS, take_host),
+        (XPUS, take_xpu),
+        (ENGINES, take_engine),
+    ):
         worker.attach(topic, take)
     return worker
 

@@ -151,7 +151,7 @@ def run_agent():
 class SchedulerOutput:
     def __init__(self, number):
         self.number = number
-        self.num_scheduled_tokens = {index: 1 + number for index in range(1 + number % 3)}
+        self.num_scheduled_tokens = dict.fromkeys(range(1 + number % 3), 1 + number)
 
 
 class QueueScheduler:

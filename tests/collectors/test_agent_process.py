@@ -20,8 +20,8 @@ import pytest
 from collectors.discovery import Scanner
 from collectors.engines import find_engines
 from collectors.engines import load as load_framework
-from collectors.stacks import attach
 from collectors.rank import epoch_offset_ns
+from collectors.stacks import attach
 from schemas.records import HostReading, Iteration, ProcessReading
 from simulator.replica.process import ReplicaProcess, TruthIteration, read_truth
 from tests.collectors.engine import (

@@ -34,6 +34,10 @@ class ProcessGone(SamplerError):
     pass
 
 
+class PermissionRefused(SamplerError):
+    pass
+
+
 class AnchorMissing(SamplerError):
     pass
 
@@ -52,6 +56,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         ("SamplerError", SamplerError),
         ("ProcessGone", ProcessGone),
         ("AnchorMissing", AnchorMissing),
+        ("PermissionRefused", PermissionRefused),
     ):
         setattr(module, name, value)
     monkeypatch.setitem(sys.modules, "latencyprism_native", module)
@@ -66,6 +71,12 @@ def test_a_refusal_keeps_the_samplers_own_words(monkeypatch: pytest.MonkeyPatch)
 def test_a_process_that_ended_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, ProcessGone("gone"))
     with pytest.raises(ProcessLookupError, match="process 1 ended"):
+        try_attach()
+
+
+def test_a_kernel_that_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, PermissionRefused("not permitted"))
+    with pytest.raises(AttachRefused, match="process 1"):
         try_attach()
 
 

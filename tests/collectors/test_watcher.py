@@ -156,6 +156,11 @@ class Bench:
         return [one for one in list(self.publisher.records) if isinstance(one, Iteration)]
 
     @property
+    def is_read(self) -> bool:
+        """Whether the newest inventory says that the counter is read."""
+        return bool(self.engines) and self.engines[-1].source == "counter"
+
+    @property
     def engines(self) -> list[Engine]:
         return [one for one in list(self.publisher.records) if isinstance(one, Engine)]
 
@@ -218,7 +223,7 @@ def test_an_engine_that_still_starts_is_no_warning(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.start(NotServing("no thread runs its loop"), Script())
-    wait_for(lambda: bench.engines[-1].source == "counter")
+    wait_for(lambda: bench.is_read)
     assert warnings(caplog) == []
     assert f"{ID}: watched by /metrics only: no thread runs its loop" in caplog.text
 
@@ -253,7 +258,7 @@ def test_a_reader_that_dies_without_a_word_is_noticed(
 def test_when_it_may_read_again_it_climbs_back_and_counts_nothing_twice(bench: Bench) -> None:
     script = Script(begin(1, MS) + end(1, 2 * MS))
     watcher = bench.start(AttachRefused("not yet"), AttachRefused("not yet"), script)
-    wait_for(lambda: bench.engines[-1].source == "counter")
+    wait_for(lambda: bench.is_read)
     assert bench.engines[-1].note is None
     by_metrics = sum(one.iterations for one in bench.iterations if one.source == "metrics")
     wait_for(lambda: watcher.iterations_seen == by_metrics + 1)
@@ -358,7 +363,7 @@ def test_reading_that_costs_too_much_is_slowed_down_and_told(
 ) -> None:
     script = Script()
     watcher = bench.start(script)
-    wait_for(lambda: bench.engines[-1].source == "counter")
+    wait_for(lambda: bench.is_read)
     now_ns = 10**9
     monkeypatch.setattr("collectors.watcher.time.monotonic_ns", lambda: now_ns)
     watcher.govern()
@@ -379,7 +384,7 @@ def test_reading_that_costs_too_much_is_slowed_down_and_told(
 
 
 def wait_until_watched(bench: Bench, watcher: Watcher) -> None:
-    wait_for(lambda: bench.engines and bench.engines[-1].source == "counter")
+    wait_for(lambda: bench.is_read)
     watcher.watch_ranks()
     wait_for(lambda: bench.engines[-1].watched_ranks == (0, 1))
 
@@ -411,7 +416,7 @@ def test_a_rank_that_is_refused_is_one_line_and_does_not_trouble_the_core(
 ) -> None:
     bench.add_rank(AttachRefused("give it SYS_PTRACE"), "engine_core")
     watcher = bench.start(Script())
-    wait_for(lambda: bench.engines and bench.engines[-1].source == "counter")
+    wait_for(lambda: bench.is_read)
     watcher.watch_ranks()
     wait_for(lambda: "rank 1 is not watched: give it SYS_PTRACE" in caplog.text)
     assert bench.engines[-1].source == "counter"
@@ -422,7 +427,7 @@ def test_workers_are_left_alone_where_the_settings_say_so(bench: Bench) -> None:
     bench.settings = msgspec.structs.replace(bench.settings, workers=False)
     bench.add_rank(Script(), "engine_core")
     watcher = bench.start(Script())
-    wait_for(lambda: bench.engines and bench.engines[-1].source == "counter")
+    wait_for(lambda: bench.is_read)
     watcher.watch_ranks()
     assert watcher._ranks == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 from collectors.stacks import native_version
 from latencyprism import __version__
 from latencyprism.__main__ import COMMANDS, load_command, main
+from latencyprism.checks import engines as engine_checks
+from latencyprism.checks import host as host_checks
 from latencyprism.commands import collect as collect_command
-from latencyprism.commands import doctor
 from latencyprism.commands import stream as stream_command
 from latencyprism.errors import CommandError, need
 from schemas.settings import SECTIONS, KafkaSettings
@@ -111,7 +113,7 @@ MISTAKES = {
     "[kafka]\nsecurity_protocol = 'foo'\n": "security_protocol",
     "[collect]\npoll_hz = 1\n": "poll_hz",
     "[collect]\npoll_hz = 100\nstack_hz = 500\n": "stack_hz is 500 and poll_hz is 100",
-    "[collect]\nengines = ['vlm']\n": "unknown framework 'vlm'; have: vllm",
+    "[collect]\nengines = ['vlm']\n": "unknown framework 'vlm'; have: ",
     "[collect]\npoll_hertz = 1000\n": "poll_hertz",
 }
 
@@ -182,11 +184,24 @@ def test_doctor_says_what_it_found_one_line_each(capsys: Capture) -> None:
         assert any(line[5:].startswith(subject) for line in lines), subject
 
 
+def test_doctor_tells_programs_the_same_as_people(capsys: Capture) -> None:
+    status, out, _ = run(capsys, "doctor", "--json")
+    findings = json.loads(out)
+    assert {key for finding in findings for key in finding} == {
+        "state",
+        "subject",
+        "text",
+        "details",
+    }
+    assert status == any(finding["state"] == "bad" for finding in findings)
+    assert any(finding["subject"].startswith("accelerators") for finding in findings)
+
+
 def test_doctor_without_the_sampler_says_what_is_lost_and_how_to_get_it(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "latencyprism_native", None)
-    monkeypatch.setattr(doctor, "_engines", list)
+    monkeypatch.setattr(engine_checks, "find_engines", lambda *_: [])
     status, out, _ = run(capsys, "doctor")
     assert native_version() is None
     assert status == 1
@@ -204,15 +219,15 @@ def test_doctor_names_the_section_to_look_at_when_kafka_does_not_answer(
 
 @pytest.mark.parametrize("servers", ["", "nonsense", "host:port", "127.0.0.1:1,also:bad"])
 def test_doctor_survives_any_list_of_brokers(servers: str) -> None:
-    finding = doctor._broker(KafkaSettings(bootstrap_servers=servers))
+    finding = host_checks.check_broker(KafkaSettings(bootstrap_servers=servers))
     assert finding.state == "note"
 
 
 def test_doctor_names_the_extra_that_is_missing(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(doctor.EXTRAS, "demo", ("no_such_module_here",))
-    [finding] = [one for one in doctor._extras() if one.subject == "extra demo"]
+    monkeypatch.setitem(host_checks.EXTRAS, "demo", ("no_such_module_here",))
+    [finding] = [one for one in host_checks.check_extras() if one.subject == "extra demo"]
     assert finding.state == "note"
     _, out, _ = run(capsys, "doctor")
     assert "no_such_module_here missing" in out
@@ -220,7 +235,7 @@ def test_doctor_names_the_extra_that_is_missing(
 
 
 def test_capabilities_are_a_number() -> None:
-    assert doctor._effective_capabilities() >= 0
+    assert host_checks.effective_capabilities() >= 0
 
 
 def test_a_reader_that_closes_its_end_gets_no_traceback() -> None:

@@ -11,6 +11,9 @@ BEFORE = {
     "memory_pressure_ratio": 0.0,
     "io_pressure_ratio": 0.05,
     "engine_run_queue_wait_ratio": 0.02,
+    "xpu_core_clock_ratio": 1.0,
+    "xpu_utilization_ratio": 0.9,
+    "xpu_others": 0.0,
 }
 # Counters while each cause is at work, and what the alert says of them.
 AT_WORK = {
@@ -20,6 +23,8 @@ AT_WORK = {
     "run_queue_delay": ({"engine_run_queue_wait_ratio": 0.95}, "0.02 s each second before, 0.95"),
     "memory_pressure": ({"memory_pressure_ratio": 0.5}, "0 % of the time before, 50 % now"),
     "disk_pressure": ({"io_pressure_ratio": 0.9}, "5 % of the time before, 90 % now"),
+    "accelerator_clock": ({"xpu_core_clock_ratio": 0.4}, "100 % of its highest clock before, 40 %"),
+    "accelerator_contention": ({"xpu_others": 4.0}, "accelerator: 0 before, 4 now"),
 }
 PHASES = {"forward": 10_000_000, "schedule": 1_000_000, "sample": 500_000}
 
@@ -130,3 +135,14 @@ def test_inflation_is_growth_beyond_the_work() -> None:
 
 def test_every_cause_is_tested_here() -> None:
     assert [cause.name for cause in CAUSES] == list(AT_WORK)
+
+
+def test_an_accelerator_that_has_less_to_do_is_not_blamed_for_its_clock() -> None:
+    during = BEFORE | {"xpu_core_clock_ratio": 0.2, "xpu_utilization_ratio": 0.1}
+    assert attribute(BEFORE, during, {}, {}).cause == UNKNOWN
+
+
+def test_processes_that_were_always_on_the_accelerator_are_no_cause() -> None:
+    before = BEFORE | {"xpu_others": 2.0}
+    assert attribute(before, before, {}, {}).cause == UNKNOWN
+    assert attribute(before, before | {"xpu_others": 0.0}, {}, {}).cause == UNKNOWN
