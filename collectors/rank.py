@@ -61,7 +61,8 @@ class RankReader:
 
         attach_sampler: Makes the sampler.
 
-        align: For a worker: gives the core's sequence of its iterations.
+        align: Gives the core's sequence of an iteration. It is used where this process has no
+            count that all ranks share: then it is a ``worker`` to the records, whatever its role.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class RankReader:
         self._attach_sampler = attach_sampler
         self._align = align
         self._offset_ns = epoch_offset_ns()
+        self._is_aligned = False
         self._seen_before = 0
         self._missed_before = 0
 
@@ -116,6 +118,11 @@ class RankReader:
         if self.clock is None or not self.attached.is_set():
             return None
         return self.clock.source
+
+    @property
+    def is_full_rank(self) -> bool:
+        """Whether its iterations carry the engine's own numbers, as those of all ranks do."""
+        return self.source is not None and not self._is_aligned
 
     def stats(self) -> dict[str, int]:
         """Give the counts of the sampler, where there is one."""
@@ -178,7 +185,7 @@ class RankReader:
                 events = list(unpack(packed))
                 for iteration in clock.feed(iter(events)):
                     self._publisher.publish(iteration)
-                if self._align is None:
+                if not self._is_aligned:
                     still_open = clock.open_iteration(time.monotonic_ns(), period_ns)
                     if still_open is not None:
                         self._publisher.publish(still_open)
@@ -231,13 +238,18 @@ class RankReader:
 
     def _take_clock(self, family: Family) -> None:
         self._seen_before, self._missed_before = self.seen, self.missed
+        shares_count = self.role != "worker" and any(
+            counter["kind"] == "int" for counter in family.spec.get("counter", [])
+        )
+        align = None if shares_count else self._align
+        self._is_aligned = align is not None
         self.clock = make_clock(
             family,
             engine_id=self._engine_id,
             process_start_ns=self._process_start_ns,
             rank=self.rank,
-            role=self.role,
-            align=self._align,
+            role="worker" if self._is_aligned else self.role,
+            align=align,
             epoch_offset_ns=lambda: self._offset_ns,
         )
 

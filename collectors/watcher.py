@@ -152,7 +152,7 @@ class Watcher:
             reader = watch.governed.reader
             if reader.source is not None:
                 watched[reader.rank] = reader.source
-                full_ranks += reader.role == "engine_core"
+                full_ranks += reader.is_full_rank
         self._publisher.publish(
             Engine(
                 engine_id=self.engine_id,
@@ -225,7 +225,7 @@ class Watcher:
             attach_sampler=self._attach_sampler,
             rank=rank,
             role=role,
-            align=_Aligner(lambda: self._core.reader) if role == "worker" else None,
+            align=_Aligner(lambda: self._core.reader) if rank > 0 else None,
         )
 
     def _rank_watch(self, rank: RankProcess) -> "_RankWatch":

@@ -60,6 +60,9 @@ class Analysis:
 
     def add_iteration(self, iteration: Iteration) -> list[Result]:
         """Take in what one rank reports; give finished batches and alerts, in this order."""
+        if iteration.role == "worker":
+            self._timeline.add_share(iteration)
+            return []
         results: list[Result] = []
         if not self._is_same_process(iteration.process_start_ns):
             if iteration.begin_ns < self._last_end_ns:

@@ -2,7 +2,8 @@
 
 A batch is one sequence number over all ranks. It is given out as soon as its last known rank has
 reported, or when later ones are on their way and a grace has passed; a part that comes later
-amends it with a higher revision.
+amends it with a higher revision. Workers' shares of a batch are not waited for: they tell how far
+the ranks are apart.
 """
 
 from collections import OrderedDict, deque
@@ -35,11 +36,20 @@ class Timeline:
         self.ranks = ranks
         self._parts: OrderedDict[tuple[int, int], _Parts] = OrderedDict()
         self._readings: deque[HostReading] = deque(maxlen=READINGS)
+        self._shares: OrderedDict[tuple[int, int], dict[int, int]] = OrderedDict()
         self.accelerators = Accelerators()
 
     def add_host(self, reading: HostReading) -> None:
         """Take in a reading of the host."""
         self._readings.append(reading)
+
+    def add_share(self, iteration: Iteration) -> None:
+        """Take in a worker's share of a batch; one that comes after its batch is left out."""
+        key = (iteration.process_start_ns, iteration.sequence)
+        duration_ns = (iteration.end_ns or iteration.begin_ns) - iteration.begin_ns
+        self._shares.setdefault(key, {})[iteration.rank] = duration_ns
+        while len(self._shares) > REMEMBERED:
+            self._shares.popitem(last=False)
 
     @property
     def newest_reading(self) -> HostReading | None:
@@ -54,6 +64,7 @@ class Timeline:
     def forget(self) -> None:
         """Forget all batches: their sequence numbers are about to be used again."""
         self._parts.clear()
+        self._shares.clear()
 
     def add(self, iteration: Iteration) -> list[Batch]:
         """Take in one rank's closed iteration; give the batches that are complete by it."""
@@ -120,7 +131,8 @@ class Timeline:
             iterations=first.iterations,
             workload=first.workload,
             phases=slowest.phases,
-            counters=self.counters(begin_ns, end_ns),
+            counters=self.counters(begin_ns, end_ns)
+            | spread_of(self._shares.get((first.process_start_ns, first.sequence), {})),
         )
 
 
@@ -137,6 +149,23 @@ COUNTERS = (
     "swap_out_bytes_per_second",
     "major_faults_per_second",
 )
+
+
+def spread_of(durations_ns: dict[int, int]) -> dict[str, float]:
+    """Give how far the workers of a batch are apart, from their shares by rank.
+
+    ``worker_spread_ratio`` is the part of the slowest one's time that the fastest did not need.
+    """
+    if len(durations_ns) < 2:
+        return {}
+    slowest = max(durations_ns, key=lambda rank: durations_ns[rank])
+    most_ns, least_ns = durations_ns[slowest], min(durations_ns.values())
+    if most_ns <= 0:
+        return {}
+    return {
+        "worker_spread_ratio": (most_ns - least_ns) / most_ns,
+        "slowest_worker_rank": float(slowest),
+    }
 
 
 def counters_of(reading: HostReading) -> dict[str, float]:

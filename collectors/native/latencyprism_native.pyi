@@ -2,9 +2,8 @@
 
 The engine is never stopped, nothing is executed in it, and nothing is written to it. Of its text
 only names are read: those of functions, files and variables in code objects, the keys of attribute
-dictionaries and of classes, and the names of built-in types. Requests, prompts and outputs cannot be
-read by
-construction: a field is a number or a length.
+dictionaries and of classes, and the names of built-in types. Requests, prompts and outputs cannot
+be read by construction: a field is a number or a length.
 """
 
 from typing import final

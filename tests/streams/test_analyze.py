@@ -250,6 +250,14 @@ def test_an_open_iteration_delivered_again_is_no_stall(feed: Feed, listener: Lis
     assert listener.take([stalled]) == []
 
 
+def test_a_workers_share_is_no_batch_of_its_own(feed: Feed) -> None:
+    analysis = Analysis(ENGINE_ID)
+    [iteration] = feed.batch()
+    share = replace(iteration, role="worker", rank=1)
+    assert analysis.add_iteration(share) == []
+    assert len([one for one in analysis.add_iteration(iteration) if isinstance(one, Batch)]) == 1
+
+
 def test_the_same_input_gives_the_same_alerts(feed: Feed) -> None:
     def told() -> list[Alert]:
         feed, listener = Feed(), Listener()

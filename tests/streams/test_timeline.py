@@ -111,6 +111,30 @@ def test_batches_may_be_completed_out_of_order() -> None:
     assert told(timeline.add(part(1, rank=1))) == [(1, 0, 2)]
 
 
+def test_workers_shares_tell_how_far_ranks_are_apart_and_are_not_waited_for() -> None:
+    timeline = Timeline()
+    for rank, duration_ms in ((1, 4), (2, 8), (3, 5)):
+        share = replace(part(7, rank=rank, duration_ns=duration_ms * MS), role="worker")
+        timeline.add_share(share)
+    [batch] = timeline.add(part(7))
+    assert batch.ranks == 1
+    assert batch.counters == {"worker_spread_ratio": 0.5, "slowest_worker_rank": 2.0}
+
+
+def test_one_worker_alone_is_not_apart_from_anyone() -> None:
+    timeline = Timeline()
+    timeline.add_share(replace(part(7, rank=1), role="worker"))
+    [batch] = timeline.add(part(7))
+    assert batch.counters == {}
+
+
+def test_shares_without_their_batch_are_forgotten_in_the_end() -> None:
+    timeline = Timeline()
+    for sequence in range(3 * REMEMBERED):
+        timeline.add_share(replace(part(sequence, rank=1), role="worker"))
+    assert len(timeline._shares) == REMEMBERED
+
+
 def test_processes_of_the_engine_are_kept_apart() -> None:
     timeline = Timeline(ranks=2)
     timeline.add(part(1))
