@@ -14,7 +14,7 @@ const FRAME_LOOK: usize = 64;
 pub const LOOK: usize = BEFORE + FRAME_LOOK + 8 + 8;
 
 /// Bytes of the last look, by [`Place::pieces_again`].
-pub const AGAIN: usize = 8 + 16;
+pub const AGAIN: usize = 8 + 8 + 16;
 
 /// Which local a look brings along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,27 +177,31 @@ impl Place {
 
     /// What to read after all else, in this order, to know that what was read before was alive:
     /// a frame that was left keeps its words, and its objects are freed.
-    pub fn pieces_again(&self, layout: &Layout, stack_at: u64) -> [Piece; 2] {
+    pub fn pieces_again(&self, layout: &Layout, stack_at: u64) -> [Piece; 3] {
         let [_, _, local] = self.pieces(layout);
+        let code = (self.frame + layout.frame_code as u64, 8);
         let alive = if self.coroutine {
             (self.frame - BEFORE as u64, 16)
         } else {
             (stack_at, 16)
         };
-        [local, alive]
+        [local, code, alive]
     }
 
     /// Judges [`AGAIN`] bytes read by [`pieces_again`](Self::pieces_again): what the local holds
     /// now, or `None` when the function was left meanwhile.
     pub fn again(&self, layout: &Layout, bytes: &[u8]) -> Option<u64> {
         let object = layout.referent(bytes.u64_at(0));
-        let alive = bytes.get(8..).unwrap_or_default();
-        let still = if self.coroutine {
+        let code = layout.referent(bytes.u64_at(8));
+        let alive = bytes.get(16..).unwrap_or_default();
+        // The next function that is called has its frame at the same address.
+        let same = self.codes.iter().any(|known| known.address == code);
+        let alive = if self.coroutine {
             self.state(alive) != Presence::Gone
         } else {
             self.covered(alive.u64_at(0), alive.u64_at(8))
         };
-        still.then_some(object)
+        (same && alive).then_some(object)
     }
 
     fn state(&self, bytes: &[u8]) -> Presence {
@@ -326,13 +330,17 @@ mod tests {
 
     #[test]
     fn a_frame_that_was_left_meanwhile_is_told() {
-        let words = |top: u64| {
-            let words = [0x77, 0x4000, top];
+        let words = |code: u64, top: u64| {
+            let words = [0x77, code, 0x4000, top];
             let bytes = words.iter().flat_map(|word: &u64| word.to_le_bytes());
             bytes.collect::<Vec<u8>>()
         };
-        assert_eq!(place(false).again(layout(), &words(0x5100)), Some(0x77));
-        assert_eq!(place(false).again(layout(), &words(0x5000)), None);
-        assert_eq!(AGAIN, words(0).len());
+        assert_eq!(
+            place(false).again(layout(), &words(0x9000, 0x5100)),
+            Some(0x77)
+        );
+        assert_eq!(place(false).again(layout(), &words(0x9000, 0x5000)), None);
+        assert_eq!(place(false).again(layout(), &words(0x9900, 0x5100)), None);
+        assert_eq!(AGAIN, words(0, 0).len());
     }
 }
