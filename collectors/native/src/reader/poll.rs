@@ -191,8 +191,14 @@ impl Reader {
 
     /// The number of calls so far; looks around for one when none is where the last one was.
     fn count_calls(&mut self, sight: &mut Sight) -> Result<i64, Trouble> {
-        let goes_on = sight.call.is_some_and(|look| self.call_goes_on(look));
-        if goes_on {
+        let goes_on = |reader: &Reader, sight: &Sight| {
+            sight.call.is_some_and(|look| reader.call_goes_on(look))
+        };
+        if !goes_on(self, sight) && self.calls.is_any_running() {
+            // An end must be seen twice: words of two moments may have come together.
+            *sight = self.observe()?;
+        }
+        if goes_on(self, sight) {
             let seen = self.sighting(sight)?;
             return Ok(self.calls.observe(seen));
         }
