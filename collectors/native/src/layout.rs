@@ -377,7 +377,7 @@ fn kept(layout: Layout) -> &'static Layout {
 fn runtime_of<M: Memory>(memory: &M, interpreter: u64) -> Result<u64, Trouble> {
     let mut bytes = vec![0; INTERPRETER_SEARCHED];
     memory.read(interpreter, &mut bytes)?;
-    // Most releases have it at the end of what is searched.
+    // It lies behind the state of the evaluation loop, which fills the first half.
     for at in (0..INTERPRETER_SEARCHED).step_by(8).rev() {
         let address = bytes.u64_at(at);
         if address == 0 || address % 8 != 0 {
@@ -396,7 +396,7 @@ fn runtime_of<M: Memory>(memory: &M, interpreter: u64) -> Result<u64, Trouble> {
 const DEBUG_COOKIE: &[u8; 8] = b"xdebugpy";
 const DEBUG_FREE_THREADED: usize = 2;
 const DEBUG_LENGTH: usize = 52;
-const INTERPRETER_SEARCHED: usize = 8192;
+const INTERPRETER_SEARCHED: usize = 16384;
 
 /// Which word of the debug offsets says what.
 struct DebugWords {
