@@ -129,6 +129,14 @@ impl Bytecode {
 }
 
 impl Layout {
+    /// Whether what is read of a frame lies where it is looked for.
+    fn frame_is_plausible(&self) -> bool {
+        let words = [self.frame_code, self.frame_previous, self.frame_prev_instr];
+        words.iter().all(|at| *at <= FRAME_WORDS - 8)
+            && (FRAME_WORDS..=FRAME_HEAD_MOST).contains(&self.frame_locals)
+            && self.frame_owner < self.frame_locals
+    }
+
     /// The object that a word of a frame refers to; 0 for none, and for what is no object.
     pub fn referent(&self, word: u64) -> u64 {
         match (self.tagged_frames, word & STACKREF_TAG) {
@@ -305,7 +313,9 @@ const CPYTHON_314: Layout = Layout {
 /// What the sampler can read, for error texts.
 pub const SUPPORTED: &str = "CPython 3.11 to 3.14";
 
-/// No frame has more words before its locals.
+/// Bytes of a frame with its code, its caller and its instruction.
+pub const FRAME_WORDS: usize = 64;
+/// No frame has more bytes before its locals.
 pub const FRAME_HEAD_MOST: usize = 128;
 
 /// Why there is no layout for a target.
@@ -351,9 +361,8 @@ pub fn layout_of<M: Memory>(
         return Err(NoLayout::FreeThreaded);
     }
     words.apply(&bytes, &mut layout);
-    if bytes.u64_at(8 * words.object_type) != layout.object_type as u64
-        || layout.frame_locals > FRAME_HEAD_MOST
-    {
+    let same_objects = bytes.u64_at(8 * words.object_type) == layout.object_type as u64;
+    if !same_objects || !layout.frame_is_plausible() {
         return Err(NoLayout::Unreadable(Trouble::Torn));
     }
     Ok(kept(layout))
@@ -569,6 +578,8 @@ pub mod tests {
             of(&[(DEBUG_WORDS_313.frame_locals, 1 << 40)], (3, 13)),
             torn
         );
+        assert_eq!(of(&[(DEBUG_WORDS_313.frame_owner, 72)], (3, 13)), torn);
+        assert_eq!(of(&[(DEBUG_WORDS_313.frame_previous, 64)], (3, 13)), torn);
         assert_eq!(of(&[], (3, 10)), NoLayout::UnknownVersion);
         assert_eq!(of(&[], (3, 15)), NoLayout::UnknownVersion);
     }
