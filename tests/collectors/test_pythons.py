@@ -213,6 +213,19 @@ def test_stacks_name_the_phase(version: str, tmp_path: Path) -> None:
     assert names[-3:] == ["Core.run_busy_loop", "main", "<module>"]
 
 
+def test_an_older_version_is_refused_and_the_text_names_those_that_are_read(
+    tmp_path: Path,
+) -> None:
+    import latencyprism_native as native
+
+    interpreter = had(interpreters.installed, "3.10")
+    with (
+        engine(interpreter, "large", tmp_path / "truth") as pid,
+        pytest.raises(native.UnsupportedPython, match=r"runs Python 3\.10.*CPython 3\.11 to 3\.14"),
+    ):
+        native.Sampler(pid, json.dumps(SPEC)).start()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_another_patch_release_is_read_too(version: str, tmp_path: Path) -> None:
     interpreter = had(interpreters.downloaded, version)

@@ -89,7 +89,7 @@ def installed(version: str) -> Interpreter:
         found = ask(command, {})
         if found is not None and found.release.startswith(f"{version}."):
             return found
-    raise PythonUnavailableError(f"no python{version} is installed: make pythons downloads one")
+    raise PythonUnavailableError(f"no python{version} with a GIL is installed: install it")
 
 
 def home_of(version: str) -> Path:
@@ -102,7 +102,9 @@ def downloaded(version: str) -> Interpreter:
     """Give the downloaded interpreter of a version."""
     home = home_of(version)
     if not (CACHE / version / COMPLETE).is_file():
-        raise PythonUnavailableError(f"no downloaded python{version}: make pythons")
+        raise PythonUnavailableError(
+            f"no python{version} was downloaded: make pythons, or install it"
+        )
     environment = {"PYTHONHOME": str(home), "LD_LIBRARY_PATH": str(home)}
     found = ask(str(home / f"python{version}"), environment)
     if found is None:
