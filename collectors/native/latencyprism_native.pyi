@@ -2,8 +2,9 @@
 
 The engine is never stopped, nothing is executed in it, and nothing is written to it. Of its text
 only names are read: those of functions, files and variables in code objects, the keys of attribute
-dictionaries and of classes, and the names of built-in types. Requests, prompts and outputs cannot
-be read by construction: a field is a number or a length.
+dictionaries and of classes, the names of built-in types, and the names of enum members, which are
+compared with those of the spec and never handed out. Requests, prompts and outputs cannot be read
+by construction: a field is a number, a length or a position in a list of the spec.
 """
 
 from typing import final
@@ -28,9 +29,11 @@ BEGIN: int
 BATCH: int
 """Kind 2: the iteration's batch. Payload: the fields, then the gauges, in the order of the spec."""
 END: int
-"""Kind 3: the step function was left; `at_ns` and `gap_ns` as for BEGIN.
+"""Kind 3: the iteration ended; `at_ns` and `gap_ns` as for BEGIN.
 
-Missing when the next step is entered within one poll period: then the next BEGIN ends it.
+The step function (or the call) was left, the queue of an overlapped engine is empty, or the
+attribute of the spec's `end` became None. Missing when the next iteration begins within one poll
+period, or overlaps: then the next BEGIN ends it.
 """
 STACK: int
 """Kind 4: one stack sample. Payload: index into `phases`, or PHASE_NONE, or PHASE_TORN."""
@@ -38,7 +41,11 @@ STATE: int
 """Kind 5: about the reading itself; see the STATE_ codes."""
 
 STATE_ATTACHED: int
-"""Code 1: the counter was found; payload: the index of the counter choice that resolved."""
+"""Code 1: the counter or the calls were found; payload: index of the counter choice or -1, rung.
+
+The rung is 1 when iterations are read from a counter, 2 when calls on the stack are counted; then
+`counter` is the number of calls seen, from 1.
+"""
 STATE_PROCESS_GONE: int
 """Code 2: the process ended; no more events follow."""
 STATE_PERMISSION_LOST: int
@@ -47,9 +54,14 @@ STATE_SLOT_LOST: int
 """Code 4: the counter is not where it was; it is looked for every 250 ms."""
 STATE_LAGGING: int
 """Code 5: over a fifth of the ticks of the last second was missed; payload: missed, due."""
+STATE_SELF_CHECK_FAILED: int
+"""Code 6: most stacks disagree with py-spy's; from now on phases come from py-spy at up to 10 Hz.
+
+Batches, ENDs by a step, and calls are no longer read; see `Sampler.last_error`.
+"""
 
 FLAG_INSIDE_STEP: int
-"""Flag bit of a STACK event: a step function was on the stack."""
+"""Flag bit of a STACK event: a step function or a call was on the stack."""
 PHASE_NONE: int
 """-1: no phase function between the root function and the leaf."""
 PHASE_TORN: int
@@ -71,7 +83,7 @@ class UnsupportedPython(SamplerError):
     """
 
 class AnchorMissing(SamplerError):
-    """No thread runs a root function of the spec, or no counter path leads to a value."""
+    """No thread runs a root function, or there is no value at a counter path and no `call`."""
 
 @final
 class Sampler:
@@ -136,7 +148,8 @@ class Sampler:
         polls, missed_ticks, iterations (BEGIN events), missed_iterations (passed unseen),
         batch_reads (attempts), batch_failures (attempts not kept), torn (reads repeated or left
         out), stacks, stack_failures, dropped_events, resolves, thread_cpu_ns, syscalls,
-        realtime (1 while the thread has real-time priority).
+        realtime (1 while the thread has real-time priority), rung (1 counter, 2 stack, 0 while
+        nothing is found), self_check (0 not done, 1 agreed with py-spy, 2 disagreed).
         """
     def last_error(self) -> str | None:
         """Return why attaching failed or the reading ended, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import time
@@ -160,8 +161,6 @@ def unpack(data: bytes) -> Iterator[Event]:
 
 
 def start(interpreter: Interpreter, kind: str, truth: Path) -> subprocess.Popen[str]:
-    import os
-
     ours = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
     return subprocess.Popen(
         [interpreter.command, str(SCRIPT), kind, str(truth)],

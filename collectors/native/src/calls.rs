@@ -60,6 +60,11 @@ impl Calls {
         self.count
     }
 
+    /// Whether the last look saw a call.
+    pub fn is_any_running(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// Whether a sighting is of the call that was counted last.
     pub fn is_running(&self, now: &Sighting) -> bool {
         self.last

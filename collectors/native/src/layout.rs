@@ -129,6 +129,14 @@ impl Bytecode {
 }
 
 impl Layout {
+    /// Whether what is read of a frame lies where it is looked for.
+    fn frame_is_plausible(&self) -> bool {
+        let words = [self.frame_code, self.frame_previous, self.frame_prev_instr];
+        words.iter().all(|at| *at <= FRAME_WORDS - 8)
+            && (FRAME_WORDS..=FRAME_HEAD_MOST).contains(&self.frame_locals)
+            && self.frame_owner < self.frame_locals
+    }
+
     /// The object that a word of a frame refers to; 0 for none, and for what is no object.
     pub fn referent(&self, word: u64) -> u64 {
         match (self.tagged_frames, word & STACKREF_TAG) {
@@ -305,7 +313,9 @@ const CPYTHON_314: Layout = Layout {
 /// What the sampler can read, for error texts.
 pub const SUPPORTED: &str = "CPython 3.11 to 3.14";
 
-/// No frame has more words before its locals.
+/// Bytes of a frame with its code, its caller and its instruction.
+pub const FRAME_WORDS: usize = 64;
+/// No frame has more bytes before its locals.
 pub const FRAME_HEAD_MOST: usize = 128;
 
 /// Why there is no layout for a target.
@@ -351,9 +361,8 @@ pub fn layout_of<M: Memory>(
         return Err(NoLayout::FreeThreaded);
     }
     words.apply(&bytes, &mut layout);
-    if bytes.u64_at(8 * words.object_type) != layout.object_type as u64
-        || layout.frame_locals > FRAME_HEAD_MOST
-    {
+    let same_objects = bytes.u64_at(8 * words.object_type) == layout.object_type as u64;
+    if !same_objects || !layout.frame_is_plausible() {
         return Err(NoLayout::Unreadable(Trouble::Torn));
     }
     Ok(kept(layout))
@@ -377,7 +386,7 @@ fn kept(layout: Layout) -> &'static Layout {
 fn runtime_of<M: Memory>(memory: &M, interpreter: u64) -> Result<u64, Trouble> {
     let mut bytes = vec![0; INTERPRETER_SEARCHED];
     memory.read(interpreter, &mut bytes)?;
-    // Most releases have it at the end of what is searched.
+    // It lies behind the state of the evaluation loop, which fills the first half.
     for at in (0..INTERPRETER_SEARCHED).step_by(8).rev() {
         let address = bytes.u64_at(at);
         if address == 0 || address % 8 != 0 {
@@ -396,7 +405,7 @@ fn runtime_of<M: Memory>(memory: &M, interpreter: u64) -> Result<u64, Trouble> {
 const DEBUG_COOKIE: &[u8; 8] = b"xdebugpy";
 const DEBUG_FREE_THREADED: usize = 2;
 const DEBUG_LENGTH: usize = 52;
-const INTERPRETER_SEARCHED: usize = 8192;
+const INTERPRETER_SEARCHED: usize = 16384;
 
 /// Which word of the debug offsets says what.
 struct DebugWords {
@@ -574,6 +583,8 @@ pub mod tests {
             of(&[(DEBUG_WORDS_313.frame_locals, 1 << 40)], (3, 13)),
             torn
         );
+        assert_eq!(of(&[(DEBUG_WORDS_313.frame_owner, 72)], (3, 13)), torn);
+        assert_eq!(of(&[(DEBUG_WORDS_313.frame_previous, 64)], (3, 13)), torn);
         assert_eq!(of(&[], (3, 10)), NoLayout::UnknownVersion);
         assert_eq!(of(&[], (3, 15)), NoLayout::UnknownVersion);
     }

@@ -13,6 +13,9 @@ const FRAME_LOOK: usize = 64;
 /// Bytes of one look at a [`Place`].
 pub const LOOK: usize = BEFORE + FRAME_LOOK + 8 + 8;
 
+/// Bytes of the last look, by [`Place::pieces_again`].
+pub const AGAIN: usize = 8 + 8 + 16;
+
 /// Which local a look brings along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
@@ -60,6 +63,24 @@ impl Look {
         later: false,
         overlap: false,
     };
+
+    /// This look, as far as a later one says that it was of a function that still ran.
+    pub fn confirmed(self, again: Option<u64>) -> Look {
+        match again {
+            None => Look::GONE,
+            Some(now)
+                if self
+                    .object
+                    .is_some_and(|object| object != 0 && object != now) =>
+            {
+                Look {
+                    object: None,
+                    ..self
+                }
+            }
+            Some(_) => self,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -154,25 +175,59 @@ impl Place {
         }
     }
 
+    /// What to read after all else, in this order, to know that what was read before was alive:
+    /// a frame that was left keeps its words, and its objects are freed.
+    pub fn pieces_again(&self, layout: &Layout, stack_at: u64) -> [Piece; 3] {
+        let [_, _, local] = self.pieces(layout);
+        let code = (self.frame + layout.frame_code as u64, 8);
+        let alive = if self.coroutine {
+            (self.frame - BEFORE as u64, 16)
+        } else {
+            (stack_at, 16)
+        };
+        [local, code, alive]
+    }
+
+    /// Judges [`AGAIN`] bytes read by [`pieces_again`](Self::pieces_again): what the local holds
+    /// now, or `None` when the function was left meanwhile.
+    pub fn again(&self, layout: &Layout, bytes: &[u8]) -> Option<u64> {
+        let object = layout.referent(bytes.u64_at(0));
+        let code = layout.referent(bytes.u64_at(8));
+        let alive = bytes.get(16..).unwrap_or_default();
+        // The next function that is called has its frame at the same address.
+        let same = self.codes.iter().any(|known| known.address == code);
+        let alive = if self.coroutine {
+            self.state(alive) != Presence::Gone
+        } else {
+            self.covered(alive.u64_at(0), alive.u64_at(8))
+        };
+        (same && alive).then_some(object)
+    }
+
+    fn state(&self, bytes: &[u8]) -> Presence {
+        let state = bytes.get(BEFORE - STATE_BEFORE_FRAME);
+        match state.map(|byte| *byte as i8) {
+            Some(..0) => Presence::Suspended,
+            Some(0) => Presence::Running,
+            _ => Presence::Gone,
+        }
+    }
+
+    /// In another chunk the stack is deeper than the frame.
+    fn covered(&self, chunk: u64, top: u64) -> bool {
+        chunk != self.chunk || top > self.frame
+    }
+
     fn presence(&self, layout: &Layout, bytes: &[u8], chunk: u64, top: u64) -> Presence {
         if self.coroutine {
-            let state = bytes
-                .get(BEFORE - STATE_BEFORE_FRAME)
-                .map(|byte| *byte as i8);
-            return match state {
-                Some(..0) => Presence::Suspended,
-                Some(0) => Presence::Running,
-                _ => Presence::Gone,
-            };
+            return self.state(bytes);
         }
         let frame = bytes.get(BEFORE..).unwrap_or_default();
-        // In another chunk the stack is deeper than the frame.
-        let covered = chunk != self.chunk || top > self.frame;
         let called = self.caller.is_none_or(|caller| {
             frame.u64_at(layout.frame_previous) == caller.frame
                 && layout.referent(frame.u64_at(FRAME_LOOK)) == caller.code
         });
-        if covered && called {
+        if self.covered(chunk, top) && called {
             Presence::Running
         } else {
             Presence::Gone
@@ -271,5 +326,21 @@ mod tests {
         assert_eq!(look(-1), Presence::Suspended);
         assert_eq!(look(0), Presence::Running);
         assert_eq!(look(1), Presence::Gone);
+    }
+
+    #[test]
+    fn a_frame_that_was_left_meanwhile_is_told() {
+        let words = |code: u64, top: u64| {
+            let words = [0x77, code, 0x4000, top];
+            let bytes = words.iter().flat_map(|word: &u64| word.to_le_bytes());
+            bytes.collect::<Vec<u8>>()
+        };
+        assert_eq!(
+            place(false).again(layout(), &words(0x9000, 0x5100)),
+            Some(0x77)
+        );
+        assert_eq!(place(false).again(layout(), &words(0x9000, 0x5000)), None);
+        assert_eq!(place(false).again(layout(), &words(0x9900, 0x5100)), None);
+        assert_eq!(AGAIN, words(0, 0).len());
     }
 }

@@ -395,14 +395,17 @@ impl Reader {
         let Some(seen) = walk.call.filter(|_| !self.check.failed()) else {
             return false;
         };
-        let known = self.call.take();
-        self.call = self.place(walk, seen, Ask::Identity, known);
+        let known = self.call.clone();
+        let Some(place) = self.place(walk, seen, Ask::Identity, known) else {
+            return false;
+        };
+        self.call = Some(place);
         let holder = self.spec.batch.as_ref().map(|batch| batch.frame);
         if holder == Some(Holder::Call) {
             let known = self.holder.take();
             self.holder = self.place(walk, seen, Ask::Batch, known);
         }
-        self.call.is_some()
+        true
     }
 
     // ---- ticks

@@ -292,7 +292,8 @@ fn run(mut reader: Reader, shared: &Shared) {
         let poll_hz = shared.poll_hz.load(Relaxed);
         let stack_hz = shared.stack_hz.load(Relaxed);
         let stack_ns = SECOND_NS.checked_div(u64::from(stack_hz));
-        let mut period_ns = pace.next_ns(monotonic_ns(), SECOND_NS / u64::from(poll_hz));
+        let calls = reader.rung() == events::RUNG_STACK;
+        let mut period_ns = pace.next_ns(monotonic_ns(), SECOND_NS / u64::from(poll_hz), calls);
         if let Some(stack_ns) = stack_ns {
             // Stacks keep their own rhythm through the quiet times.
             period_ns = period_ns.min(stack_ns);

@@ -9,7 +9,7 @@ use crate::layout::Layout;
 use crate::lookahead::Lookahead;
 use crate::memory::{Fields, Memory, ProcessMemory, Trouble};
 use crate::objects::{Content, Objects, Slot, INT_BYTES};
-use crate::places::{Look, Place, Presence, LOOK};
+use crate::places::{Look, Place, Presence, AGAIN, LOOK};
 use crate::spec::{CounterKind, Holder};
 use crate::stats::Stats;
 use crate::time::monotonic_ns;
@@ -191,8 +191,14 @@ impl Reader {
 
     /// The number of calls so far; looks around for one when none is where the last one was.
     fn count_calls(&mut self, sight: &mut Sight) -> Result<i64, Trouble> {
-        let goes_on = sight.call.is_some_and(|look| self.call_goes_on(look));
-        if goes_on {
+        let goes_on = |reader: &Reader, sight: &Sight| {
+            sight.call.is_some_and(|look| reader.call_goes_on(look))
+        };
+        if !goes_on(self, sight) && self.calls.is_any_running() {
+            // An end must be seen twice: words of two moments may have come together.
+            *sight = self.observe()?;
+        }
+        if goes_on(self, sight) {
             let seen = self.sighting(sight)?;
             return Ok(self.calls.observe(seen));
         }
@@ -256,7 +262,9 @@ impl Reader {
         let Some((place, local)) = self.call.as_ref().and_then(|p| Some((p, p.asked()?))) else {
             return Err(Trouble::Torn);
         };
-        let slot_at = place.local_at(self.layout, local);
+        let thread = self.resolved.as_ref().map_or(0, |now| now.thread);
+        let stack_at = thread + self.layout.thread_datastack_chunk;
+        let [local_again, code_again, alive_again] = place.pieces_again(self.layout, stack_at);
         let memory = &self.objects.memory;
         if local.cell {
             let object = memory.word(object.wrapping_add(self.layout.cell_value))?;
@@ -269,10 +277,16 @@ impl Reader {
         }
         let mut object = object;
         for _ in 0..=RETRIES {
-            let mut bytes = [0; IDENTITY_BYTES + 8];
-            let pieces = [(object, IDENTITY_BYTES), (slot_at, 8)];
+            let mut bytes = [0; IDENTITY_BYTES + AGAIN];
+            let pieces = [
+                (object, IDENTITY_BYTES),
+                local_again,
+                code_again,
+                alive_again,
+            ];
             self.objects.memory.gather_all(&pieces, &mut bytes)?;
-            let again = self.layout.referent(bytes.u64_at(IDENTITY_BYTES));
+            let again = place.again(self.layout, &bytes[IDENTITY_BYTES..]);
+            let again = again.ok_or(Trouble::Torn)?;
             if again == object {
                 self.known_identity = object;
                 return self.objects.content(object, &bytes[..IDENTITY_BYTES]);
@@ -335,11 +349,18 @@ impl Reader {
         let end = self.end.as_ref().filter(|_| begun);
         let end_at = end.map(|end| want_slot(sheet, &end.slot));
         let step_at = want_place(sheet, layout, self.step.as_ref());
+        let call_at = want_place(sheet, layout, self.call.as_ref());
         let identity_at = match (&self.call, self.known_identity) {
             (None, _) | (_, 0) => None,
             (Some(_), known) => Some(sheet.want(known, IDENTITY_BYTES)),
         };
-        let call_at = want_place(sheet, layout, self.call.as_ref());
+        let again_at = sheet.end();
+        let stack_at = resolved.thread + layout.thread_datastack_chunk;
+        if let Some(place) = &self.call {
+            for (address, length) in place.pieces_again(layout, stack_at) {
+                sheet.want(address, length);
+            }
+        }
         let wants_holder = self.batches.is_due() || end.is_some();
         let mut holder = self.holder.as_mut().filter(|_| wants_holder);
         let holder_at = want_place(sheet, layout, holder.as_deref());
@@ -356,7 +377,9 @@ impl Reader {
             place.map(|place| place.look(layout, sheet.slice(at, LOOK), chunk, top))
         };
         let step = look(self.step.as_mut(), step_at);
-        let call = look(self.call.as_mut(), call_at);
+        let again = self.call.as_ref();
+        let again = again.and_then(|place| place.again(layout, sheet.slice(again_at, AGAIN)));
+        let call = look(self.call.as_mut(), call_at).map(|look| look.confirmed(again));
         let holder = look(holder.take(), holder_at);
         let mut identity = [0; IDENTITY_BYTES];
         if let Some(at) = identity_at {
