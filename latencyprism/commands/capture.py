@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="engine_id (host:port), port or pid; may be left out where one engine runs",
     )
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="(%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to write; else what the configuration says")
+    parser.add_argument("--folder", type=Path, help="where to write; default by [collect]")
     parser.add_argument(
         "--remote", action="store_true", help="ask the agent on the engine's host, through Kafka"
     )

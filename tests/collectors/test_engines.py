@@ -378,8 +378,7 @@ def test_the_version_is_that_beside_the_first_libraries_that_have_one(tmp_path: 
         ("vllm", "0.6.6.post1", "v0"),
         ("vllm", "0.33.0rc1", "v1"),
         ("sglang", "0.5.23", "loop"),
-        ("sglang", "0.5.10", "loop-before-0.5.16"),
-        ("sglang", "0.4.1", "loop-before-0.5.16"),
+        ("sglang", "0.4.1", "loop"),
         ("lmdeploy", "0.9.2", "pytorch-before-0.12"),
         ("transformers", "4.56.0", "manager"),
         ("transformers", "5.0.0", "processor"),
@@ -423,11 +422,10 @@ def test_an_engine_of_data_parallelism_runs_a_loop_of_its_own() -> None:
 
 
 def test_a_family_that_is_like_another_differs_by_what_it_says() -> None:
-    new, old = family("sglang", "loop").spec, family("sglang", "loop-before-0.5.16").spec
-    assert (new["end"], old["end"]) == ({"none": "cur_batch_for_debug"}, {"none": "cur_batch"})
-    assert {k: v for k, v in new.items() if k != "end"} == {
-        k: v for k, v in old.items() if k != "end"
-    }
+    loop, pipeline = family("sglang", "loop").spec, family("sglang", "pipeline").spec
+    differing = {key for key in loop if loop[key] != pipeline[key]}
+    assert differing == {"root", "step", "end", "batch"}
+    assert loop["batch"]["fields"] == pipeline["batch"]["fields"]
 
 
 # --- workload ----------------------------------------------------------------------------------

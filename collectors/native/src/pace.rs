@@ -2,8 +2,9 @@
 //!
 //! A look costs a wake-up of the thread, which is most of what the reader costs. Right after a
 //! begin, once the batch is read, nothing can happen until about as much time has passed as the
-//! shortest of the recent iterations took; and on an engine that has long been idle the exact
-//! moment of the next begin is worth less than the engine's peace.
+//! shortest of the recent iterations took, or better: the shortest of those with a batch of about
+//! the same size. And on an engine that has long been idle the exact moment of the next begin is
+//! worth less than the engine's peace.
 
 use crate::events::{Event, BATCH, BEGIN, END};
 
@@ -11,6 +12,12 @@ use crate::events::{Event, BATCH, BEGIN, END};
 const RECENT: usize = 32;
 /// Share of the shortest recent iteration that is slept through.
 const QUIET: f64 = 0.8;
+/// The same where those were of the same size; and how many of a size are kept, and needed.
+const QUIET_OF_SIZE: f64 = 0.85;
+const RECENT_OF_SIZE: usize = 16;
+const ENOUGH_OF_SIZE: usize = 8;
+/// Sizes kept apart; two that fall together make each other's sleep shorter, never longer.
+const SIZES: usize = 64;
 /// The same where iterations are calls: one that passes unseen is not counted.
 const QUIET_OF_CALLS: f64 = 0.5;
 /// A batch that cannot be read by then will not be; it does not keep the pace high.
@@ -27,26 +34,63 @@ enum State {
     },
     Running {
         begin_ns: u64,
-        batch_read: bool,
+        /// Once the batch is read, the size of it.
+        size: Option<usize>,
     },
     Between {
         end_ns: u64,
     },
 }
 
+/// The last durations of something, the newest in place of the oldest.
+#[derive(Debug, Clone, Copy)]
+struct Durations<const N: usize> {
+    recent: [u64; N],
+    seen: usize,
+}
+
+impl<const N: usize> Durations<N> {
+    fn new() -> Self {
+        Durations {
+            recent: [0; N],
+            seen: 0,
+        }
+    }
+
+    fn add(&mut self, duration_ns: u64) {
+        self.recent[self.seen % N] = duration_ns;
+        self.seen += 1;
+    }
+
+    /// The shortest, if there were enough to trust it.
+    fn shortest(&self, enough: usize) -> Option<u64> {
+        let kept = &self.recent[..self.seen.min(N)];
+        kept.iter().copied().min().filter(|_| self.seen >= enough)
+    }
+}
+
+/// Tells batches of about the same size: each number within the same power of two.
+fn size_of(payload: &[i64]) -> usize {
+    let mixed = payload.iter().fold(0u64, |mixed, number| {
+        let magnitude = u64::from(u64::BITS - number.unsigned_abs().leading_zeros());
+        (mixed.rotate_left(7) ^ magnitude).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    });
+    (mixed >> 32) as usize % SIZES
+}
+
 #[derive(Debug)]
 pub struct Pace {
     state: State,
-    recent: [u64; RECENT],
-    seen: usize,
+    recent: Durations<RECENT>,
+    of_size: Box<[Durations<RECENT_OF_SIZE>; SIZES]>,
 }
 
 impl Pace {
     pub fn new(now_ns: u64) -> Self {
         Pace {
             state: State::Unseen { since_ns: now_ns },
-            recent: [0; RECENT],
-            seen: 0,
+            recent: Durations::new(),
+            of_size: Box::new([Durations::new(); SIZES]),
         }
     }
 
@@ -59,14 +103,14 @@ impl Pace {
                     self.close(event.at_ns, u64::from(event.code) + 1);
                     self.state = State::Running {
                         begin_ns: event.at_ns,
-                        batch_read: false,
+                        size: None,
                     };
                 }
                 BATCH => {
                     if let State::Running { begin_ns, .. } = self.state {
                         self.state = State::Running {
                             begin_ns,
-                            batch_read: true,
+                            size: Some(size_of(&event.payload)),
                         };
                     }
                 }
@@ -87,15 +131,11 @@ impl Pace {
     /// iterations are calls, not numbers.
     pub fn next_ns(&self, now_ns: u64, period_ns: u64, calls: bool) -> u64 {
         match self.state {
-            State::Running {
-                begin_ns,
-                batch_read,
-            } => {
-                if !batch_read && now_ns.saturating_sub(begin_ns) < BATCH_WAIT_NS {
+            State::Running { begin_ns, size } => {
+                if size.is_none() && now_ns.saturating_sub(begin_ns) < BATCH_WAIT_NS {
                     return period_ns;
                 }
-                let quiet = if calls { QUIET_OF_CALLS } else { QUIET };
-                let quiet_until_ns = begin_ns + (self.shortest_ns() as f64 * quiet) as u64;
+                let quiet_until_ns = begin_ns + self.quiet_ns(size, calls);
                 quiet_until_ns.saturating_sub(now_ns).max(period_ns)
             }
             State::Unseen { since_ns: quiet_ns } | State::Between { end_ns: quiet_ns } => {
@@ -109,18 +149,26 @@ impl Pace {
     }
 
     fn close(&mut self, end_ns: u64, iterations: u64) {
-        if let State::Running { begin_ns, .. } = self.state {
-            self.recent[self.seen % RECENT] = end_ns.saturating_sub(begin_ns) / iterations;
-            self.seen += 1;
+        if let State::Running { begin_ns, size } = self.state {
+            let duration_ns = end_ns.saturating_sub(begin_ns) / iterations;
+            self.recent.add(duration_ns);
+            if let Some(size) = size {
+                self.of_size[size].add(duration_ns);
+            }
         }
     }
 
-    /// 0 until enough iterations were seen to trust it.
-    fn shortest_ns(&self) -> u64 {
-        if self.seen < RECENT {
-            return 0;
+    /// How long after its begin an iteration of this size has never ended of late.
+    fn quiet_ns(&self, size: Option<usize>, calls: bool) -> u64 {
+        let shortest_ns = self.recent.shortest(RECENT).unwrap_or(0);
+        if calls {
+            return (shortest_ns as f64 * QUIET_OF_CALLS) as u64;
         }
-        self.recent.iter().copied().min().unwrap_or(0)
+        let of_size = size.and_then(|size| self.of_size[size].shortest(ENOUGH_OF_SIZE));
+        match of_size {
+            Some(shortest_ns) => (shortest_ns as f64 * QUIET_OF_SIZE) as u64,
+            None => (shortest_ns as f64 * QUIET) as u64,
+        }
     }
 }
 
@@ -153,7 +201,7 @@ mod tests {
     #[test]
     fn most_of_an_iteration_is_slept_through_once_its_batch_is_read() {
         let (pace, begin_ns) = steady(20 * MS);
-        assert_eq!(pace.next_ns(begin_ns + 2 * MS, MS, false), 14 * MS);
+        assert_eq!(pace.next_ns(begin_ns + 2 * MS, MS, false), 15 * MS);
         assert_eq!(pace.next_ns(begin_ns + 17 * MS, MS, false), MS);
     }
 
@@ -164,13 +212,40 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_compared_with_those_of_its_size() {
+        let mut pace = Pace::new(0);
+        let mut now_ns = 0;
+        let of = |tokens: i64, at_ns: u64| {
+            let mut batch = event(BATCH, at_ns);
+            batch.payload = vec![tokens];
+            batch
+        };
+        for turn in 0..RECENT as i64 {
+            let (tokens, length_ns) = if turn % 2 == 0 {
+                (8, 10 * MS)
+            } else {
+                (500, 40 * MS)
+            };
+            pace.observe(&[event(BEGIN, now_ns), of(tokens, now_ns + MS)]);
+            now_ns += length_ns;
+        }
+        pace.observe(&[event(BEGIN, now_ns), of(500, now_ns + MS)]);
+        assert_eq!(pace.next_ns(now_ns + MS, MS, false), 33 * MS);
+        pace.observe(&[event(BEGIN, now_ns), of(9, now_ns + MS)]);
+        assert_eq!(pace.next_ns(now_ns + 2 * MS, MS, false), 6_500_000);
+        // Of a size never seen, the shortest of all counts.
+        pace.observe(&[event(BEGIN, now_ns), of(100_000, now_ns + MS)]);
+        assert!(pace.next_ns(now_ns + MS, MS, false) <= 7 * MS);
+    }
+
+    #[test]
     fn the_shortest_recent_iteration_decides() {
         let (mut pace, begin_ns) = steady(20 * MS);
         pace.observe(&[
             event(BEGIN, begin_ns + 5 * MS),
             event(BATCH, begin_ns + 6 * MS),
         ]);
-        assert_eq!(pace.next_ns(begin_ns + 6 * MS, MS, false), 3 * MS);
+        assert_eq!(pace.next_ns(begin_ns + 6 * MS, MS, false), 3_250_000);
     }
 
     #[test]
@@ -196,6 +271,6 @@ mod tests {
         let mut jump = event(BEGIN, begin_ns + 20 * MS);
         jump.code = 3;
         pace.observe(&[jump, event(BATCH, begin_ns + 21 * MS)]);
-        assert_eq!(pace.next_ns(begin_ns + 21 * MS, MS, false), 3 * MS);
+        assert_eq!(pace.next_ns(begin_ns + 21 * MS, MS, false), 3_250_000);
     }
 }

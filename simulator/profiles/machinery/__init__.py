@@ -1,0 +1,1 @@
+"""What the profiles share: processes, traffic, a pretended device, truth, metrics."""

@@ -1,0 +1,1 @@
+"""The parts that several versions of vLLM share, under the paths that vLLM gives them."""
