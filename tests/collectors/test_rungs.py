@@ -331,4 +331,4 @@ def test_reading_one_batch_takes_few_system_calls(tmp_path: Path) -> None:
     reading = read("3.11", "overlap", OVERLAP, path)
     per_poll = plain.stats["syscalls"] / plain.stats["polls"]
     of_batches = reading.stats["syscalls"] - per_poll * reading.stats["polls"]
-    assert of_batches / reading.stats["batch_reads"] <= 24
+    assert of_batches / reading.stats["batch_reads"] <= 16

@@ -797,6 +797,9 @@ impl<M: Memory> Objects<M> {
     /// The object of `like`'s class at the left end of a deque, by itself or in a tuple.
     pub fn newest(&mut self, start: u64, path: &[String], like: u64) -> Result<u64, Trouble> {
         let layout = self.layout;
+        let class_at = layout.object_type as u64;
+        // Asked for first, so that looking ahead fetches it together with the next.
+        let class = self.memory.word(like.wrapping_add(class_at));
         let deque = self.follow(start, path)?;
         let (shape, head) = self.inspect(deque)?;
         if shape != Shape::Deque || self.length(shape, &head)? == 0 {
@@ -810,8 +813,7 @@ impl<M: Memory> Objects<M> {
             .u64_at(layout.deque_left_block)
             .wrapping_add(layout.block_items);
         let item = self.memory.word(items.wrapping_add(8 * index))?;
-        let class_at = layout.object_type as u64;
-        let class = self.memory.word(like.wrapping_add(class_at))?;
+        let class = class?;
         let (shape, head) = self.inspect(item)?;
         if head.u64_at(layout.object_type) == class {
             return Ok(item);
@@ -819,12 +821,16 @@ impl<M: Memory> Objects<M> {
         if shape != Shape::Tuple || self.length(shape, &head)? > MAX_TUPLE {
             return Err(Trouble::Absent);
         }
-        for part in self.elements(item, shape, &head)? {
-            if self.memory.word(part.wrapping_add(class_at))? == class {
-                return Ok(part);
-            }
-        }
-        Err(Trouble::Absent)
+        let parts = self.elements(item, shape, &head)?;
+        let pieces: Vec<Piece> = parts
+            .iter()
+            .map(|part| (part.wrapping_add(class_at), 8))
+            .collect();
+        let mut classes = vec![0; parts.len() * 8];
+        self.memory.gather_all(&pieces, &mut classes)?;
+        let is_like = |index: &usize| classes.u64_at(8 * index) == class;
+        let found = (0..parts.len()).find(is_like).ok_or(Trouble::Absent)?;
+        Ok(parts[found])
     }
 
     fn dict_values(&self, head: &[u8]) -> Result<Vec<u64>, Trouble> {

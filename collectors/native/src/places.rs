@@ -185,15 +185,16 @@ impl Place {
         } else {
             (stack_at, 16)
         };
-        [local, code, alive]
+        // The code last: a function called next raises the top before it writes its code.
+        [local, alive, code]
     }
 
     /// Judges [`AGAIN`] bytes read by [`pieces_again`](Self::pieces_again): what the local holds
     /// now, or `None` when the function was left meanwhile.
     pub fn again(&self, layout: &Layout, bytes: &[u8]) -> Option<u64> {
         let object = layout.referent(bytes.u64_at(0));
-        let code = layout.referent(bytes.u64_at(8));
-        let alive = bytes.get(16..).unwrap_or_default();
+        let code = layout.referent(bytes.u64_at(24));
+        let alive = bytes.get(8..).unwrap_or_default();
         // The next function that is called has its frame at the same address.
         let same = self.codes.iter().any(|known| known.address == code);
         let alive = if self.coroutine {
@@ -331,7 +332,7 @@ mod tests {
     #[test]
     fn a_frame_that_was_left_meanwhile_is_told() {
         let words = |code: u64, top: u64| {
-            let words = [0x77, code, 0x4000, top];
+            let words = [0x77, 0x4000, top, code];
             let bytes = words.iter().flat_map(|word: &u64| word.to_le_bytes());
             bytes.collect::<Vec<u8>>()
         };

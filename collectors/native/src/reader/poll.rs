@@ -264,7 +264,7 @@ impl Reader {
         };
         let thread = self.resolved.as_ref().map_or(0, |now| now.thread);
         let stack_at = thread + self.layout.thread_datastack_chunk;
-        let [local_again, code_again, alive_again] = place.pieces_again(self.layout, stack_at);
+        let [local_again, alive_again, code_again] = place.pieces_again(self.layout, stack_at);
         let memory = &self.objects.memory;
         if local.cell {
             let object = memory.word(object.wrapping_add(self.layout.cell_value))?;
@@ -281,8 +281,8 @@ impl Reader {
             let pieces = [
                 (object, IDENTITY_BYTES),
                 local_again,
-                code_again,
                 alive_again,
+                code_again,
             ];
             self.objects.memory.gather_all(&pieces, &mut bytes)?;
             let again = place.again(self.layout, &bytes[IDENTITY_BYTES..]);
