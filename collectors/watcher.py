@@ -88,7 +88,9 @@ class Watcher:
         self._metrics_rung = False
         self._note: str | None = None
         self._core = _Governed(
-            self._reader(engine.core, 0, "engine_core", engine.candidates), settings
+            self._reader(engine.core, 0, "engine_core", engine.candidates),
+            Rates(settings.poll_hz, settings.stack_hz),
+            settings.cpu_budget_ratio,
         )
         self._ranks: dict[Process, _RankWatch] = {}
         self._metrics_clock = MetricsClock(
@@ -229,7 +231,15 @@ class Watcher:
         )
 
     def _rank_watch(self, rank: RankProcess) -> "_RankWatch":
-        governed = _Governed(self._reader(rank.process, rank.rank, rank.role), self._settings)
+        settings = self._settings
+        poll_hz = settings.poll_hz
+        if rank.role == "worker":
+            poll_hz = min(settings.worker_poll_hz, poll_hz)
+        governed = _Governed(
+            self._reader(rank.process, rank.rank, rank.role),
+            Rates(poll_hz, min(settings.stack_hz, poll_hz)),
+            settings.cpu_budget_ratio,
+        )
         thread = threading.Thread(
             target=self._run_rank,
             args=(governed,),
@@ -347,11 +357,9 @@ class Watcher:
 class _Governed:
     """A reader and what keeps its cost within the budget."""
 
-    def __init__(self, reader: RankReader, settings: CollectSettings) -> None:
+    def __init__(self, reader: RankReader, wanted: Rates, budget_ratio: float) -> None:
         self.reader = reader
-        self.governor = Governor(
-            Rates(settings.poll_hz, settings.stack_hz), settings.cpu_budget_ratio
-        )
+        self.governor = Governor(wanted, budget_ratio)
         self._meters = (Meter(), Meter())
 
     def attach(self) -> None:

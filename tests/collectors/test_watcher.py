@@ -371,7 +371,7 @@ def test_reading_that_costs_too_much_is_slowed_down_and_told(
     now_ns, script.cpu_ns = now_ns + 10**9, 10**8
     watcher.govern()
     # Stacks are what can be given up first.
-    assert script.rates == [(1000, 0)]
+    assert script.rates == [(1000, 25)]
     assert "takes 10.0 % of a core, which is over its budget of 2.0 %" in warnings(caplog)[0]
     assert "Raise [collect] cpu_budget_ratio" in warnings(caplog)[0]
     for _ in range(8):
