@@ -197,8 +197,14 @@ class Watcher:
             self._engine_iterations = found.iterations
 
     def watch_ranks(self) -> None:
-        """Begin to watch ranks that appeared; those that ended let go by themselves."""
+        """Begin to watch ranks that appeared; those that ended let go by themselves.
+
+        A worker alone is left in peace: the core's iteration is its own, and it is apart from no
+        one.
+        """
         if not self._settings.workers or self.source in (None, "metrics"):
+            return
+        if [rank.role for rank in self.engine.ranks] == ["worker"]:
             return
         for rank in self.engine.ranks:
             if rank.process not in self._ranks:

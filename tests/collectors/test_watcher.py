@@ -140,11 +140,17 @@ class Bench:
         return watcher
 
     def add_rank(self, script: Script | Exception, role: Role) -> None:
-        """Give the engine a second process: the one that started the tests."""
-        process = read_process(os.getppid())
+        """Give the engine a further process: the one that started the tests, and its parent."""
+        pid = os.getpid()
+        for _ in range(len(self.ranks) + 1):
+            before = read_process(pid)
+            assert before is not None
+            pid = before.parent_pid
+        process = read_process(pid)
         assert process is not None
         self.of_rank[process.pid] = script
-        self.ranks = (RankProcess(process=process, rank=1, role=role),)
+        rank = RankProcess(process=process, rank=len(self.ranks) + 1, role=role)
+        self.ranks = (*self.ranks, rank)
 
     def stop(self) -> None:
         for watcher in self._started:
@@ -383,16 +389,16 @@ def test_reading_that_costs_too_much_is_slowed_down_and_told(
     assert (bench.engines[-1].poll_hz, bench.engines[-1].stack_hz) == script.rates[-1]
 
 
-def wait_until_watched(bench: Bench, watcher: Watcher) -> None:
+def wait_until_watched(bench: Bench, watcher: Watcher, *ranks: int) -> None:
     wait_for(lambda: bench.is_read)
     watcher.watch_ranks()
-    wait_for(lambda: bench.engines[-1].watched_ranks == (0, 1))
+    wait_for(lambda: bench.engines[-1].watched_ranks == (0, *ranks))
 
 
 def test_a_rank_that_iterates_as_the_core_does_is_a_rank_of_the_batch(bench: Bench) -> None:
     bench.add_rank(Script(begin(5, MS) + end(5, 20 * MS)), "engine_core")
     watcher = bench.start(Script(begin(5, MS) + end(5, 10 * MS)))
-    wait_until_watched(bench, watcher)
+    wait_until_watched(bench, watcher, 1)
     wait_for(lambda: len(bench.iterations) == 2)
     assert {(one.rank, one.sequence) for one in bench.iterations} == {(0, 5), (1, 5)}
     assert bench.engines[-1].ranks == 2
@@ -402,8 +408,9 @@ def test_a_rank_that_iterates_as_the_core_does_is_a_rank_of_the_batch(bench: Ben
 def test_a_workers_share_is_told_by_role_and_is_no_rank_to_wait_for(bench: Bench) -> None:
     now_ns = time.monotonic_ns()
     bench.add_rank(Script(begin(1, now_ns + MS) + end(1, now_ns + 9 * MS)), "worker")
+    bench.add_rank(Script(), "worker")
     watcher = bench.start(Script(begin(41, now_ns)))
-    wait_until_watched(bench, watcher)
+    wait_until_watched(bench, watcher, 1, 2)
     wait_for(lambda: any(one.role == "worker" for one in bench.iterations))
     [share] = [one for one in bench.iterations if one.role == "worker"]
     assert (share.sequence, share.rank) == (41, 1)
@@ -421,6 +428,14 @@ def test_a_rank_that_is_refused_is_one_line_and_does_not_trouble_the_core(
     wait_for(lambda: "rank 1 is not watched: give it SYS_PTRACE" in caplog.text)
     assert bench.engines[-1].source == "counter"
     assert bench.engines[-1].ranks == 1
+
+
+def test_one_worker_alone_is_left_in_peace(bench: Bench) -> None:
+    bench.add_rank(Script(), "worker")
+    watcher = bench.start(Script())
+    wait_for(lambda: bench.is_read)
+    watcher.watch_ranks()
+    assert watcher._ranks == {}
 
 
 def test_workers_are_left_alone_where_the_settings_say_so(bench: Bench) -> None:
