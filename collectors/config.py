@@ -39,8 +39,8 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         queue_records: Records kept while the broker is away; beyond that the oldest go.
 
-        workers: Whether the worker processes of an engine are read, too, where the engine has
-            any.
+        workers: Whether the further ranks of an engine are read, too. A worker alone is not:
+            it is apart from no one.
 
         worker_poll_hz: Looks at a worker per second, at most ``poll_hz``. They tell how far ranks
             are apart, not when a batch began, so fewer will do.
