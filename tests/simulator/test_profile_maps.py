@@ -39,7 +39,6 @@ FEWEST_ITERATIONS = 40
 PERIOD_MS = 15.0
 AT_A_TIME = 5
 
-COUNTED_RATIO = 0.999
 EXACT_RATIO = 0.98
 
 OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -89,11 +88,11 @@ def look_at(name: str, python: Interpreter, folder: Path) -> Look:
             core = start(running.core_pid, known.families("engine_core"))
         if role is not None:
             rank = start(running.rank_pids[0], known.families(role))
-        seen = [one and one.result() for one in (core, rank)]
+        of_core, of_rank = (None if one is None else one.result() for one in (core, rank))
         # The truth has the batch that was seen last once that has ended.
         time.sleep(10 * PERIOD_MS / 1000)
         running.stop()
-        return Look(*seen, engines, running, running.read_truth())
+        return Look(of_core, of_rank, engines, running, running.read_truth())
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ def look(
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.module is request.module
     ]
-    cases = dict.fromkeys((one["name"], one["version"]) for one in chosen)
+    cases = dict.fromkeys((str(one["name"]), str(one["version"])) for one in chosen)
     pool = ThreadPoolExecutor(AT_A_TIME)
     looks = {
         (name, version): pool.submit(look_at, name, PYTHONS[version], folder)
@@ -122,18 +121,21 @@ def _native() -> None:
     pytest.importorskip("latencyprism_native", reason="no native sampler: make native")
 
 
-def check(watched: Watched | None, truth: list[TruthIteration]) -> None:
+def check(
+    watched: Watched | None, truth: list[TruthIteration], *, by_sequence: bool = False
+) -> None:
     assert watched is not None
     seen = watched.iterations
     assert len(seen) > 20, watched.stats
     sequences = [one.sequence for one in seen]
     assert all(after > before for before, after in itertools.pairwise(sequences))
-    stalls = 0
+    found = compare(seen, truth, by_sequence=by_sequence)
+    allowed = 0
     if seen[0].source != "counter":
-        # A stall of this machine hides calls; the record's uncertainty says that it may have.
-        stalls = sum(2 * one.uncertainty_ns // int(PERIOD_MS * 1e6) for one in seen)
-    found = compare(seen, truth)
-    assert abs(found.drift) <= (1 - COUNTED_RATIO) * len(seen) + stalls, watched.stats
+        # A call may be taken for two; benchmarks/profiles.py shows how many are. A stall of this
+        # machine hides calls; the record's uncertainty says that it may have.
+        allowed = 1 + sum(2 * one.uncertainty_ns // int(PERIOD_MS * 1e6) for one in seen)
+    assert abs(found.drift) <= allowed, watched.stats
     readable, wrong = len(found.readable), found.wrong
     assert readable > 10, watched.stats
     assert len(wrong) <= (1 - EXACT_RATIO) * readable, (wrong, readable, watched.stats)
@@ -152,7 +154,7 @@ def test_the_map_counts_and_reads_another_rank(
     look: Callable[[str, str], Look], name: str, version: str
 ) -> None:
     seen = look(name, version)
-    check(seen.rank, seen.truth)
+    check(seen.rank, seen.truth, by_sequence=RANKS[name] == "engine_core")
 
 
 @pytest.mark.parametrize("version", [OURS])

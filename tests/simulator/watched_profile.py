@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +164,28 @@ class Comparison:
         return [(one, row) for one, row in self.readable if not agrees(one, row)]
 
 
-def compare(seen: list[Iteration], truth: list[TruthIteration]) -> Comparison:
+def compare(
+    seen: list[Iteration], truth: list[TruthIteration], *, by_sequence: bool = False
+) -> Comparison:
     """Pair what was seen with the truth.
 
     Iterations may be shorter than the error of a time, and a busy machine may take the CPU from the
     engine between its count and its look at the clock. So a record is not paired with the nearest
     row but by its number, once the times of it and its neighbours have told the difference.
+
+    With ``by_sequence`` both have the same numbers, as those of all ranks of an engine do; a rank
+    has times of its own.
     """
     if seen[0].source != "counter":
-        # A turn of the loop without a batch is counted by the engine, but calls nothing.
-        truth = [row for row in truth if row.requests]
+        truth = list(_batches(truth))
     ordinals = list(_ordinals(seen))
-    shifts = _shifts(seen, ordinals, truth)
+    if by_sequence:
+        place_of = {row.sequence: place for place, row in enumerate(truth)}
+        shifts = [place_of[one.sequence] - o for one, o in zip(seen, ordinals, strict=True)]
+    else:
+        shifts = _shifts(seen, ordinals, truth)
     first, last = ordinals[0] + shifts[0], ordinals[-1] + shifts[-1]
-    if seen[0].source == "counter":
+    if seen[0].source == "counter" and not by_sequence:
         # Numbers of the engine's own: they cannot be off here and right there.
         shifts = [statistics.mode(shifts)] * len(shifts)
     places = [ordinal + shift for ordinal, shift in zip(ordinals, shifts, strict=True)]
@@ -186,6 +195,24 @@ def compare(seen: list[Iteration], truth: list[TruthIteration]) -> Comparison:
         if 0 <= place < len(truth)
     ]
     return Comparison(pairs, truth[first : last + 1], ordinals[-1] - ordinals[0] + 1)
+
+
+def _batches(truth: list[TruthIteration]) -> Iterator[TruthIteration]:
+    """Leave out the turns without a batch, which the engine counts, but in which it calls nothing.
+
+    An overlapped engine waits in the first of them for the last batch, which runs on until then.
+    """
+    for row, following in itertools.pairwise([*truth, None]):
+        assert row is not None
+        if not row.requests:
+            continue
+        if (
+            following is not None
+            and not following.requests
+            and following.begin_monotonic_ns == row.end_monotonic_ns
+        ):
+            row = replace(row, end_monotonic_ns=following.end_monotonic_ns)
+        yield row
 
 
 def _ordinals(seen: Sequence[Iteration]) -> Iterator[int]:
@@ -208,13 +235,17 @@ def _shifts(
         # Next to a short one, the nearest may be its neighbour.
         sure = is_readable(truth[nearest]) and one.uncertainty_ns < STALLED_NS
         single.append(nearest - ordinal if sure else None)
-    found: list[int] = []
-    for place in range(len(seen)):
-        start = min(max(place - NEIGHBOURS, 0), max(len(seen) - 2 * NEIGHBOURS, 0))
-        window = single[start : start + 2 * NEIGHBOURS + 1]
-        known = [shift for shift in window if shift is not None]
-        found.append(statistics.mode(known or [shift for shift in single if shift is not None]))
-    return found
+    return [_settled(single, place) for place in range(len(single))]
+
+
+def _settled(single: Sequence[int | None], place: int) -> int:
+    """Give the difference of one record: its own if a neighbour shares it, else that of most."""
+    mine = single[place]
+    if mine is not None and mine in (*single[max(place - 1, 0) : place], *single[place + 1 :][:1]):
+        return mine
+    around = single[max(place - NEIGHBOURS, 0) : place + NEIGHBOURS + 1]
+    known = [shift for shift in around if shift is not None]
+    return statistics.mode(known or [shift for shift in single if shift is not None])
 
 
 def agrees(one: Iteration, row: TruthIteration) -> bool:
