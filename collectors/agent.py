@@ -35,7 +35,10 @@ def frameworks_of(settings: CollectSettings) -> list[Framework]:
         OSError: It cannot be read.
     """
     own = [load_file(Path(path)) for path in settings.engine_files]
-    return own + [load(name) for name in settings.engines or available()]
+    ours = [load(name) for name in settings.engines or available()]
+    by_name = {framework.name(): framework for framework in [*ours, *own]}
+    # Own ones are asked first, and one of a known name takes that one's place.
+    return sorted(by_name.values(), key=lambda framework: framework not in own)
 
 
 class Agent:
@@ -140,8 +143,8 @@ class Agent:
     def _framework_of(self, engine: EngineProcess) -> Framework:
         return next(one for one in self._frameworks if one.name() == engine.framework)
 
-    def _guarded(self, task: Callable[[], None]) -> None:
-        name = task.__name__.strip("_")
+    def _guarded(self, task: Callable[[], None], name: str = "") -> None:
+        name = name or task.__name__.strip("_")
         try:
             task()
         except Exception as err:
@@ -158,6 +161,7 @@ class Agent:
                 del self.watchers[engine_id]
         table = self._scanner.scan()
         self._ended &= set(table.by_pid.values())
+        self._left_out &= set(table.by_pid.values())
         engines = [
             engine
             for engine in find_engines(table, self._frameworks)
@@ -183,7 +187,7 @@ class Agent:
             if other_id == engine_id or other.engine.core != engine.core:
                 continue
             if other.iterations_seen:
-                other.engine = engine
+                other.adopt(engine)
                 return
             # A server listens on its port some time after its engine started: a better name.
             other.stop()
@@ -191,9 +195,9 @@ class Agent:
             del self.watchers[other_id]
         known = self.watchers.get(engine_id)
         if known is not None:
-            if known.engine.core == engine.core:
+            if known.engine.core in (engine.core, *engine.candidates):
                 # Workers and server may appear after the core was found.
-                known.engine = engine
+                known.adopt(engine)
                 return
             if known.engine.guessed and known.source in (None, "stream", "metrics"):
                 # The engine has started meanwhile, and shows which process it is.
@@ -265,8 +269,15 @@ class Agent:
         ratio = (used - self._cpu_seconds) / max(now - self._cpu_at, 1e-9)
         self._cpu_seconds, self._cpu_at = used, now
         share = ratio / max(len(self.watchers), 1)
-        for watcher in list(self.watchers.values()):
+        for engine_id, watcher in list(self.watchers.items()):
             if not watcher.ended.is_set():
-                watcher.count_engine_iterations()
-                watcher.report(cpu_ratio=share)
-                watcher.govern()
+                # What one engine answers must not keep the others from being told of.
+                self._guarded(
+                    lambda watcher=watcher: self._report_one(watcher, share),  # type: ignore[misc]
+                    f"the report of {engine_id}",
+                )
+
+    def _report_one(self, watcher: Watcher, cpu_ratio: float) -> None:
+        watcher.count_engine_iterations()
+        watcher.report(cpu_ratio=cpu_ratio)
+        watcher.govern()

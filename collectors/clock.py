@@ -109,8 +109,10 @@ class CounterClock:
 
         is_dummy: Tells batches that only keep ranks in step; they are counted and not given.
 
-        align: For a worker: gives the core's sequence of an iteration from its begin (monotonic)
-            and workload, or None where the core has none; such an iteration is not given.
+        align: For a rank beside the core: gives the core's sequence of an iteration from its begin
+            (monotonic) and workload, or None where the core has none; such an iteration is not
+            given. It is asked where this process has no count that all ranks share: then the
+            records are a ``worker``'s, whatever its role.
     """
 
     def __init__(
@@ -140,6 +142,8 @@ class CounterClock:
         self._epoch_offset_ns = epoch_offset_ns
         self._pointer_counters = pointer_counters
         self._first_sequence = 0
+        self._has_own_count = True
+        self._attached_by: tuple[int, int] | None = None
         self._last_counter: int | None = None
         self._running: _Running | None = None
         self._recent: deque[_Running] = deque(maxlen=RECENT)
@@ -202,16 +206,22 @@ class CounterClock:
         """Forget the running iteration: its end will not be seen."""
         self._running = None
 
+    @property
+    def is_aligned(self) -> bool:
+        """Whether iterations take the core's sequence, and are its worker's."""
+        return self._align is not None and (self._role == "worker" or not self._has_own_count)
+
     def _take_attached(self, event: Event) -> None:
         choice = event.payload[0] if event.payload else 0
         rung = event.payload[1] if len(event.payload) > 1 else 1
         self.source = RUNGS.get(rung, "counter")
-        if self.source == "stack" or choice in self._pointer_counters:
-            # Counted from this attach on: nothing before it is comparable.
-            self._first_sequence = (event.at_ns + self._epoch_offset_ns()) // 1_000_000
+        self._has_own_count = self.source == "counter" and choice not in self._pointer_counters
+        if not self._has_own_count or self._attached_by != (rung, choice):
+            # Counted from this attach on, or by something else: nothing before is comparable.
             self._last_counter = None
-        else:
-            self._first_sequence = 0
+        self._attached_by = (rung, choice)
+        at_ms = (event.at_ns + self._epoch_offset_ns()) // 1_000_000
+        self._first_sequence = 0 if self._has_own_count else at_ms
 
     def _begin(self, event: Event) -> None:
         missed = event.code
@@ -266,7 +276,7 @@ class CounterClock:
             self.dummies += 1
             return
         sequence: int | None = running.sequence
-        if self._align is not None:
+        if self.is_aligned and self._align is not None:
             sequence = self._align(running.begin_ns, running.workload)
         if sequence is None:
             self.unaligned += 1
@@ -282,7 +292,7 @@ class CounterClock:
             process_start_ns=self._process_start_ns,
             sequence=sequence,
             rank=self._rank,
-            role=self._role,
+            role="worker" if self.is_aligned else self._role,
             begin_ns=running.begin_ns + offset_ns,
             end_ns=None if end_ns is None else end_ns + offset_ns,
             uncertainty_ns=gap_ns // 2,

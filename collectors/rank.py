@@ -61,8 +61,7 @@ class RankReader:
 
         attach_sampler: Makes the sampler.
 
-        align: Gives the core's sequence of an iteration. It is used where this process has no
-            count that all ranks share: then it is a ``worker`` to the records, whatever its role.
+        align: For a rank beside the core: gives the core's sequence of an iteration.
     """
 
     def __init__(
@@ -98,7 +97,6 @@ class RankReader:
         self._attach_sampler = attach_sampler
         self._align = align
         self._offset_ns = epoch_offset_ns()
-        self._is_aligned = False
         self._seen_before = 0
         self._missed_before = 0
 
@@ -122,7 +120,7 @@ class RankReader:
     @property
     def is_full_rank(self) -> bool:
         """Whether its iterations carry the engine's own numbers, as those of all ranks do."""
-        return self.source is not None and not self._is_aligned
+        return self.source is not None and self.clock is not None and not self.clock.is_aligned
 
     def stats(self) -> dict[str, int]:
         """Give the counts of the sampler, where there is one."""
@@ -188,7 +186,7 @@ class RankReader:
                 events = list(unpack(packed))
                 for iteration in clock.feed(iter(events)):
                     self._publisher.publish(iteration)
-                if not self._is_aligned:
+                if self._align is None:
                     still_open = clock.open_iteration(time.monotonic_ns(), period_ns)
                     if still_open is not None:
                         self._publisher.publish(still_open)
@@ -241,18 +239,13 @@ class RankReader:
 
     def _take_clock(self, family: Family) -> None:
         self._seen_before, self._missed_before = self.seen, self.missed
-        shares_count = self.role != "worker" and any(
-            counter["kind"] == "int" for counter in family.spec.get("counter", [])
-        )
-        align = None if shares_count else self._align
-        self._is_aligned = align is not None
         self.clock = make_clock(
             family,
             engine_id=self._engine_id,
             process_start_ns=self._process_start_ns,
             rank=self.rank,
-            role="worker" if self._is_aligned else self.role,
-            align=align,
+            role=self.role,
+            align=self._align,
             epoch_offset_ns=lambda: self._offset_ns,
         )
 

@@ -1,11 +1,11 @@
 """Read an engine's own /metrics: the count that all others are held against."""
 
 import http.client
-import math
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,6 +13,8 @@ from collectors.clock import Scrape
 from collectors.engines.base import Framework
 
 MAX_BYTES = 8 * 1024 * 1024
+# A count beyond this fits into no record, and is none.
+MOST = 2.0**62
 # The engine is on this host: a proxy named in the environment would not find it.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -32,10 +34,23 @@ def fetch(
     url = f"http://{host}:{port}{path}"
     try:
         with _OPENER.open(url, timeout=timeout_seconds) as answer:
-            data: bytes = answer.read(MAX_BYTES)
-            return data.decode(errors="replace")
+            return _read(answer, time.monotonic() + timeout_seconds).decode(errors="replace")
     except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as err:
         raise ScrapeError(f"{url}: {err}") from err
+
+
+def _read(answer: Any, deadline: float) -> bytes:
+    """Read the page; the time-out of the socket alone would be one for each piece of it."""
+    pieces: list[bytes] = []
+    size_bytes = 0
+    while piece := answer.read1(1 << 16):
+        pieces.append(piece)
+        size_bytes += len(piece)
+        if size_bytes >= MAX_BYTES:
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError("the page came too slowly")
+    return b"".join(pieces)[:MAX_BYTES]
 
 
 def parse(text: str, framework: Framework, at_ns: int) -> Scrape | None:
@@ -93,7 +108,7 @@ class Page:
                 for sample in family.samples:
                     if sample.name not in wanted:
                         continue
-                    if not math.isfinite(sample.value):
+                    if not abs(sample.value) < MOST:
                         raise ValueError(f"{sample.name} is {sample.value}")
                     self.values[sample.name] = self.values.get(sample.name, 0.0) + sample.value
         except ValueError as err:

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from collectors.clock import MetricsClock
@@ -13,10 +13,11 @@ from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, RankProcess, is_running, start_ns
 from collectors.engines.base import Framework
 from collectors.feeds import Listener
-from collectors.governor import Governor, Meter, Rates
+from collectors.governor import Rates
 from collectors.health import resident_bytes
 from collectors.publisher import Publisher
 from collectors.rank import RankReader, epoch_offset_ns
+from collectors.rank_watch import Aligner, Governed, RankWatch
 from collectors.scrape import ScrapeError, scrape
 from collectors.stacks import (
     AttachRefused,
@@ -25,7 +26,7 @@ from collectors.stacks import (
     SamplerUnavailable,
     attach,
 )
-from schemas.records import Engine, EngineState, Role, Source, Workload
+from schemas.records import Engine, EngineState, Role, Source
 
 log = logging.getLogger("latencyprism.watcher")
 
@@ -91,12 +92,12 @@ class Watcher:
         self._stop = threading.Event()
         self._metrics_rung = False
         self._note: str | None = None
-        self._core = _Governed(
+        self._core = Governed(
             self._reader(engine.core, 0, "engine_core", engine.candidates),
             Rates(settings.poll_hz, settings.stack_hz),
             settings.cpu_budget_ratio,
         )
-        self._ranks: dict[Process, _RankWatch] = {}
+        self._ranks: dict[Process, RankWatch] = {}
         self._metrics_clock = MetricsClock(
             engine_id=self.engine_id, process_start_ns=self._process_start_ns
         )
@@ -108,6 +109,8 @@ class Watcher:
             epoch_offset_ns=epoch_offset_ns,
         )
         self._reason, self._level = "", logging.WARNING
+        self._reporting = threading.Lock()
+        self._is_over = False
         self._engine_iterations: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch {engine.name}", daemon=True)
 
@@ -119,8 +122,8 @@ class Watcher:
         """Stop watching; returns when the threads have ended."""
         self._stop.set()
         self._thread.join(5.0)
-        for watch in self._ranks.values():
-            watch.thread.join(5.0)
+        for watch in list(self._ranks.values()):
+            watch.stop()
 
     def stats(self) -> dict[str, int]:
         """Give the counts of the core's sampler, where there is one."""
@@ -141,7 +144,9 @@ class Watcher:
         """The rung that the engine is watched on now."""
         if self._core.reader.source is not None or not self._metrics_rung:
             return self._core.reader.source
-        return "stream" if self._listener.speaks else "metrics"
+        if self._listener.speaks:
+            return "stream"
+        return "metrics" if self._framework.metrics.iterations else None
 
     @property
     def note(self) -> str | None:
@@ -160,7 +165,13 @@ class Watcher:
         return [Watched(one.reader, one.governor.rates) for one in governed]
 
     def report(self, state: EngineState = "running", cpu_ratio: float | None = None) -> None:
-        """Publish the inventory record of this engine."""
+        """Publish the inventory record of this engine; nothing after it was said to be gone."""
+        with self._reporting:
+            if not self._is_over:
+                self._is_over = state == "gone"
+                self._report(state, cpu_ratio)
+
+    def _report(self, state: EngineState, cpu_ratio: float | None) -> None:
         engine, source = self.engine, self.source
         watched: dict[int, Source] = {} if source is None else {0: source}
         full_ranks = 1
@@ -210,6 +221,14 @@ class Watcher:
         if found is not None:
             self._engine_iterations = found.iterations
 
+    def adopt(self, engine: EngineProcess) -> None:
+        """Take what discovery found of this engine now; the core is the process that is read."""
+        read = self._process
+        if read != engine.core and read in engine.candidates:
+            others = [one for one in (engine.core, *engine.candidates) if one != read]
+            engine = replace(engine, core=read, candidates=tuple(others))
+        self.engine = engine
+
     def watch_ranks(self) -> None:
         """Begin to watch ranks that appeared; those that ended let go by themselves.
 
@@ -221,11 +240,16 @@ class Watcher:
         if [rank.role for rank in self.engine.ranks] == ["worker"]:
             return
         for rank in self.engine.ranks:
-            if rank.process not in self._ranks:
+            known = self._ranks.get(rank.process)
+            if known is not None and known.governed.reader.rank != rank.rank:
+                # Another rank was found before it: two must not share a number.
+                known.stop()
+                known = None
+            if known is None and not self._stop.is_set():
                 watch = self._ranks[rank.process] = self._rank_watch(rank)
-                watch.thread.start()
+                watch.start()
         for process, watch in list(self._ranks.items()):
-            if not watch.thread.is_alive() and not is_running(process):
+            if not watch.is_alive and not is_running(process):
                 del self._ranks[process]
 
     @property
@@ -247,44 +271,20 @@ class Watcher:
             attach_sampler=self._attach_sampler,
             rank=rank,
             role=role,
-            align=_Aligner(lambda: self._core.reader) if rank > 0 else None,
+            align=Aligner(lambda: self._core.reader) if rank > 0 else None,
         )
 
-    def _rank_watch(self, rank: RankProcess) -> "_RankWatch":
+    def _rank_watch(self, rank: RankProcess) -> RankWatch:
         settings = self._settings
         poll_hz = settings.poll_hz
         if rank.role == "worker":
             poll_hz = min(settings.worker_poll_hz, poll_hz)
-        governed = _Governed(
+        governed = Governed(
             self._reader(rank.process, rank.rank, rank.role),
             Rates(poll_hz, min(settings.stack_hz, poll_hz)),
             settings.cpu_budget_ratio,
         )
-        thread = threading.Thread(
-            target=self._run_rank,
-            args=(governed,),
-            name=f"watch {self.engine.name} rank {rank.rank}",
-            daemon=True,
-        )
-        return _RankWatch(governed, thread)
-
-    def _run_rank(self, governed: "_Governed") -> None:
-        reader, told = governed.reader, ""
-        while not self._stop.is_set() and is_running(reader.process):
-            try:
-                governed.attach()
-                self.report()
-                if reader.run(self._stop) == "gone":
-                    return
-                failure = reader.failure or ""
-            except ProcessLookupError:
-                return
-            except Exception as err:
-                failure = str(err)
-            if failure != told:
-                told = failure
-                log.info("%s: rank %d is not watched: %s", self.engine_id, reader.rank, failure)
-            self._stop.wait(RETRY_ATTACH_SECONDS)
+        return RankWatch(governed, self.report, RETRY_ATTACH_SECONDS)
 
     def _run(self) -> None:
         failure = ""
@@ -300,7 +300,12 @@ class Watcher:
                     self._stop.wait(RETRY_ATTACH_SECONDS)
         finally:
             self._listener.close()
-            if not self._stop.is_set():
+            is_gone = not self._stop.is_set()
+            # Workers may outlive their core, and nobody would ever end the reading of them.
+            self._stop.set()
+            for watch in list(self._ranks.values()):
+                watch.let_go()
+            if is_gone:
                 log.info(
                     "%s: the engine ended after %d iterations.",
                     self.engine_id,
@@ -332,6 +337,10 @@ class Watcher:
             self._fall(str(err))
             return False
         self._metrics_rung, self._note = False, None
+        self.adopt(self.engine)
+        if self._version is None:
+            # Its libraries may not have been mapped yet when it was found.
+            self._version = self._framework.version(self.engine)
         self._listener.close()
         self._metrics_clock.lost()
         log.info(
@@ -401,74 +410,8 @@ class Watcher:
     def _instead(self) -> str:
         if self._listener.speaks:
             return f"watched by {self._listener.name}"
-        known = self.engine.port is not None
-        return "watched by /metrics only" if known else "not watched, its port is unknown"
-
-
-class _Governed:
-    """A reader and what keeps its cost within the budget."""
-
-    def __init__(self, reader: RankReader, wanted: Rates, budget_ratio: float) -> None:
-        self.reader = reader
-        self.governor = Governor(wanted, budget_ratio)
-        self._meters = (Meter(), Meter())
-
-    def attach(self) -> None:
-        """Attach at the rates that the governor allows."""
-        rates = self.governor.rates
-        self.reader.attach(rates.poll_hz, rates.stack_hz)
-
-    def govern(self) -> None:
-        """Lower or raise the rates by what reading cost since the last call."""
-        sampler = self.reader.sampler
-        if sampler is None:
-            return
-        now_ns = time.monotonic_ns()
-        reader_ratio = self._meters[0].ratio(sampler.stats()["thread_cpu_ns"], now_ns)
-        watcher_ratio = self._meters[1].ratio(self.reader.python_cpu_ns, now_ns)
-        if reader_ratio is None or watcher_ratio is None:
-            return
-        before, state = self.governor.rates, self.governor.state
-        rates = self.governor.judge(reader_ratio, watcher_ratio)
-        if rates is not None:
-            sampler.set_rates(rates.poll_hz, rates.stack_hz)
-            self._tell(raised=rates.poll_hz + rates.stack_hz > before.poll_hz + before.stack_hz)
-        elif self.governor.state == "floor" and state != "floor":
-            self._tell(raised=False)
-
-    def _tell(self, *, raised: bool) -> None:
-        rates = self.governor.rates
-        log.log(
-            logging.INFO if raised else logging.WARNING,
-            "%s: %s; now %d counter reads and %d stacks a second.%s",
-            self.reader.name,
-            self.governor.reason,
-            rates.poll_hz,
-            rates.stack_hz,
-            "" if raised else " Raise [collect] cpu_budget_ratio to allow more.",
-        )
-
-
-class _RankWatch:
-    """A rank beside the core: its reader, and the thread that drives it."""
-
-    def __init__(self, governed: _Governed, thread: threading.Thread) -> None:
-        self.governed = governed
-        self.thread = thread
-
-
-class _Aligner:
-    """Find the core's number of a worker's iterations, each later than the one before."""
-
-    def __init__(self, core: Callable[[], RankReader]) -> None:
-        self._core = core
-        self._last = -1
-
-    def __call__(self, begin_ns: int, workload: Workload) -> int | None:
-        clock = self._core().clock
-        if clock is None:
-            return None
-        found = clock.sequence_at(begin_ns, workload, self._last)
-        if found is not None:
-            self._last = found
-        return found
+        if self.engine.port is None:
+            return "not watched, its port is unknown"
+        if not self._framework.metrics.iterations:
+            return "not watched, for its metrics page has no count of iterations"
+        return "watched by /metrics only"

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from collectors import agent as agent_module
-from collectors.agent import Agent
+from collectors.agent import Agent, frameworks_of
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, ProcessTable, read_process
 from collectors.engines import available
@@ -61,6 +62,9 @@ class Watched:
 
     def govern(self) -> None:
         self.calls.append("govern")
+
+    def adopt(self, engine: EngineProcess) -> None:
+        self.engine = engine
 
     def watch_ranks(self) -> None:
         """Nobody asks for more than the core here."""
@@ -174,6 +178,34 @@ def test_an_engine_that_iterates_keeps_its_name() -> None:
     assert list(bench.agent.watchers) == [f"h:pid{CORE.pid}"]
     assert bench.made[0].engine.port == 8000
     assert len(bench.made) == 1
+
+
+def test_what_one_engine_answers_keeps_no_other_from_being_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(SERVER, CORE)
+    bench.discover()
+    bench.agent.watchers["h:bad"] = bench.agent.watchers.pop("h:8000")
+    good = Watched(bench.made[0].engine)
+    bench.agent.watchers["h:good"] = good  # type: ignore[assignment]  # a stand-in
+
+    def fail() -> None:
+        raise TypeError("Integer exceeds 64-bit range")
+
+    bench.made[0].count_engine_iterations = fail  # type: ignore[method-assign]
+    bench.agent._cpu_seconds = bench.agent._cpu_at = 0.0
+    bench.agent._report()
+    assert good.calls == ["count", "running", "govern"]
+    assert "the report of h:bad failed and is tried again" in caplog.text
+
+
+def test_a_users_file_takes_the_place_of_ours(tmp_path: Path) -> None:
+    own = tmp_path / "vllm.toml"
+    own.write_text("[core]\nmatch = ['^my-vllm$']\n[metrics]\niterations = ['my_batches']\n")
+    frameworks = frameworks_of(CollectSettings(engine_files=(str(own),)))
+    assert [one.name() for one in frameworks].count("vllm") == 1
+    assert frameworks[0].name() == "vllm"
+    assert frameworks[0].families() == []
 
 
 def guess_of(core: Process) -> EngineProcess:

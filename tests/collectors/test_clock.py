@@ -368,6 +368,20 @@ def test_calls_seen_before_and_after_another_attach_are_not_compared(bench: Benc
     assert after.missed == 0
 
 
+def test_a_change_from_calls_to_the_counter_misses_nothing(bench: Bench) -> None:
+    bench.feed(attached(-1, 2), begin(3, MS), end(3, 2 * MS))
+    [after] = bench.feed(attached(0, 1), begin(5000, 9 * MS), end(5000, 10 * MS))
+    assert (after.sequence, after.missed) == (5000, 0)
+
+
+def test_a_rank_without_a_count_that_all_share_is_a_worker_to_the_records() -> None:
+    bench = Bench(rank=1, align=lambda begin_ns, workload: 77)
+    [by_counter] = bench.feed(attached(0, 1), begin(9, MS), end(9, 2 * MS))
+    [by_calls] = bench.feed(attached(-1, 2), begin(1, 8 * MS), end(1, 9 * MS))
+    assert (by_counter.sequence, by_counter.role) == (9, "engine_core")
+    assert (by_calls.sequence, by_calls.role) == (77, "worker")
+
+
 def test_a_batch_that_only_keeps_ranks_in_step_is_counted_and_not_given() -> None:
     bench = Bench(is_dummy=lambda fields: fields.get("requests") == 0)
     assert bench.feed(begin(1, MS), batch(1, 0, 0), end(1, 2 * MS)) == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -87,7 +89,9 @@ def test_another_metric_that_is_missing_is_unknown_and_not_zero() -> None:
     assert found.iterations == 1024
 
 
-@pytest.mark.parametrize("value", ["", "many", "NaN", "+Inf", '{engine="0" 3', "{{}} 4"])
+@pytest.mark.parametrize(
+    "value", ["", "many", "NaN", "+Inf", "1e30", "-1e30", '{engine="0" 3', "{{}} 4"]
+)
 def test_broken_text_is_told_and_not_guessed(value: str) -> None:
     with pytest.raises(ScrapeError, match="not Prometheus text"):
         parse(f"vllm:iteration_tokens_total_count {value}\n", VLLM, 5)
@@ -190,6 +194,27 @@ def test_a_proxy_in_the_environment_is_not_asked(
     # What urllib made of the environment at its first use.
     monkeypatch.setattr("urllib.request._opener", None)
     assert "vllm:" in fetch(metrics_port, 10.0)
+
+
+class Drip(http.server.BaseHTTPRequestHandler):
+    """A page that comes a byte at a time, each within the time-out of a socket."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.02)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_page_that_never_ends_is_given_up_in_time() -> None:
+    with serving(Drip) as port, pytest.raises(ScrapeError, match="too slowly"):
+        fetch(port, 0.3)
 
 
 def test_nobody_there_is_one_error_with_the_address() -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from collectors.clock import Scrape
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, RankProcess, read_process
 from collectors.engines import Family, Framework, load
-from collectors.engines.described import FeedText
+from collectors.engines.described import FeedText, Metrics
 from collectors.feeds.listener import FEEDS
 from collectors.feeds.log import LogFeed
 from collectors.publisher import MemoryPublisher
@@ -72,6 +73,7 @@ class OneFamily(Framework):
     def __init__(self, feed: FeedText) -> None:
         self._vllm = load("vllm")
         self.feed_text = feed
+        self.metrics_text = self._vllm.metrics
 
     def families(self, role: Role = "engine_core", version: str | None = None) -> list[Family]:
         return self._vllm.families(role, version)[:1]
@@ -82,6 +84,10 @@ class OneFamily(Framework):
     @property
     def feed(self) -> FeedText:
         return self.feed_text
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.metrics_text
 
 
 class Bench:
@@ -445,6 +451,43 @@ def test_a_rank_that_is_refused_is_one_line_and_does_not_trouble_the_core(
     assert bench.engines[-1].ranks == 1
 
 
+def test_workers_that_outlive_their_core_are_let_go_and_the_engine_stays_gone(bench: Bench) -> None:
+    for _ in range(2):
+        bench.add_rank(Script(), "worker")
+    script = Script()
+    watcher = bench.start(script)
+    wait_until_watched(bench, watcher, 1, 2)
+    watcher._core.reader.process = replace(watcher.engine.core, pid=5000999)
+    script.packed.append(state(GONE))
+    wait_for(watcher.ended.is_set)
+    wait_for(lambda: not any(watch.is_alive for watch in watcher._ranks.values()))
+    watcher.report()
+    assert bench.engines[-1].state == "gone"
+    assert [one.state for one in bench.engines].count("gone") == 1
+
+
+def test_a_rank_whose_number_changed_is_watched_under_the_new_one(bench: Bench) -> None:
+    bench.add_rank(Script(), "engine_core")
+    watcher = bench.start(Script())
+    wait_until_watched(bench, watcher, 1)
+    [rank] = watcher.engine.ranks
+    watcher.engine = replace(watcher.engine, ranks=(replace(rank, rank=3),))
+    watcher.watch_ranks()
+    watcher.report()
+    wait_for(lambda: bench.engines[-1].watched_ranks == (0, 3))
+
+
+def test_without_a_count_on_its_page_it_does_not_claim_to_read_the_metrics(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = bench.watcher(AttachRefused("no"))
+    watcher._framework.metrics_text = Metrics()  # type: ignore[attr-defined]  # OneFamily's
+    watcher.start()
+    wait_for(lambda: warnings(caplog))
+    assert "not watched, for its metrics page has no count of iterations: no" in warnings(caplog)[0]
+    assert bench.engines[-1].source is None
+
+
 def test_one_worker_alone_is_left_in_peace(bench: Bench) -> None:
     bench.add_rank(Script(), "worker")
     watcher = bench.start(Script())
@@ -469,7 +512,12 @@ def test_of_several_processes_the_one_whose_loop_runs_is_watched(bench: Bench) -
     watcher = bench.start(NotServing("no loop there"))
     wait_for(lambda: bench.iterations)
     assert bench.engines[-1].source == "counter"
-    assert watcher._core.reader.process == candidate
+    # Its counters, captures and devices are those of the process that is read.
+    assert watcher.engine.core == candidate
+    watcher.adopt(
+        replace(watcher.engine, core=watcher.engine.candidates[0], candidates=(candidate,))
+    )
+    assert watcher.engine.core == candidate
 
 
 @pytest.fixture
