@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(VENV)/.native
-NATIVE_SOURCES := $(wildcard collectors/native/src/*.rs) collectors/native/Cargo.toml collectors/native/Cargo.lock collectors/native/pyproject.toml
+NATIVE_SOURCES := $(wildcard collectors/native/src/*.rs collectors/native/src/*/*.rs) collectors/native/Cargo.toml collectors/native/Cargo.lock collectors/native/pyproject.toml
 
 .DEFAULT_GOAL := help
 
@@ -68,6 +68,10 @@ bench-agent: install ## CPU of the agent for each watched engine
 bench-profiles: install ## How exactly each engine version is read on each Python
 	$(BIN)/python benchmarks/profiles.py
 
+bench-engine: install ## A real vLLM against its own record: make bench-engine ENGINE="vllm serve MODEL --port 18000"
+	@test -n '$(ENGINE)' || { echo 'Name the engine: make bench-engine ENGINE="vllm serve MODEL --port 18000"'; exit 2; }
+	$(BIN)/python -m benchmarks.engine --port 18000 -- $(ENGINE)
+
 bench-latency: install ## Milliseconds from a batch's end to the webhook, on a real Kafka
 	$(BIN)/python benchmarks/latency.py
 
@@ -77,4 +81,4 @@ bench-detect: install ## Prediction error, false alarms and detection on batches
 clean: ## Remove everything that was built or downloaded
 	rm -rf $(VENV) .cache build dist demo-data .mypy_cache .ruff_cache .pytest_cache collectors/native/target
 
-.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-latency bench-detect clean
+.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-engine bench-latency bench-detect clean

@@ -72,6 +72,9 @@ STOP_SECONDS = 2.0
 STALE_SECONDS = 3.0
 LONGEST_LINE_BYTES = 1 << 20
 
+# A path is an engine's to choose, and goes between quotes into a program that runs as root.
+_SAFE_PATH = re.compile(r"[\w./+-]+", re.ASCII)
+
 OFF = "or set [collect] kernel_tracing = false"
 
 
@@ -115,6 +118,8 @@ def find_libraries(pids: Iterable[int], proc: Path = PROC) -> dict[str, str]:
                 stat = os.stat(seen)
             except OSError:
                 continue
+            if not _SAFE_PATH.fullmatch(seen):
+                continue
             by_file.setdefault((stat.st_dev, stat.st_ino), (seen, name))
     return dict(by_file.values())
 
@@ -152,7 +157,8 @@ def make_program(engines: Sequence[Iterable[int]], calls: Sequence[Call]) -> str
         "/@ours[args->pid] != 0/ { @since[args->pid] = nsecs; }",
         "tracepoint:sched:sched_process_exit { delete(@ours[tid]); delete(@since[tid]); }",
     ]
-    for place, call in enumerate(calls):
+    traced = [call for call in calls if _SAFE_PATH.fullmatch(call.path)]
+    for place, call in enumerate(traced):
         lines += [
             f'uprobe:"{call.path}":{call.function} /@ours[tid] != 0/ {{',
             f"  @at{place}[tid] = nsecs;",
@@ -162,7 +168,7 @@ def make_program(engines: Sequence[Iterable[int]], calls: Sequence[Call]) -> str
             f"  delete(@at{place}[tid]);",
             "}",
         ]
-    printed = ["waits", *(["calls"] if calls else [])]
+    printed = ["waits", *(["calls"] if traced else [])]
     lines.append("interval:s:1 {")
     lines += [f"  print(@{name}); clear(@{name});" for name in printed]
     # So that a second in which nothing happened is told, too.

@@ -6,6 +6,7 @@ format of docs/engines.md. Where data does not suffice, ``<name>.py`` beside it 
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +29,8 @@ from collectors.engines.described import (
 from collectors.engines.formula import parse_check, parse_formula
 from collectors.engines.processes import Finder, installed_version
 from schemas.records import Role, Workload
+
+log = logging.getLogger("latencyprism.engines")
 
 FOLDER = Path(__file__).parent
 _HELPERS = ("base", "described", "formula", "processes")
@@ -243,13 +246,41 @@ def load_file(path: Path) -> Framework:
     return Framework(path.stem, read(path))
 
 
+# Processes that could not be judged, so that each is told of once.
+_troubled: set[Process] = set()
+
+
 def find_engines(table: ProcessTable, frameworks: list[Framework]) -> list[EngineProcess]:
-    """Give the engines of a host: each process is claimed by at most one framework."""
-    engines: list[EngineProcess] = []
-    for process in table.by_pid.values():
-        for framework in frameworks:
+    """Give the engines of a host: each process is claimed by at most one framework.
+
+    A process that cannot be judged is left out, and hides no other.
+    """
+    _troubled.intersection_update(table.by_pid.values())
+    found = (_claimed(process, table, frameworks) for process in table.by_pid.values())
+    return [engine for engine in found if engine is not None]
+
+
+def _claimed(
+    process: Process, table: ProcessTable, frameworks: list[Framework]
+) -> EngineProcess | None:
+    for framework in frameworks:
+        try:
             engine = framework.claim(process, table)
-            if engine is not None:
-                engines.append(engine)
-                break
-    return engines
+        except Exception:
+            _tell(process, framework)
+            continue
+        if engine is not None:
+            return engine
+    return None
+
+
+def _tell(process: Process, framework: Framework) -> None:
+    if process in _troubled:
+        return
+    _troubled.add(process)
+    log.exception(
+        "Process %d cannot be judged by the description of %s and is left out: correct the "
+        "patterns of that description, or report this.",
+        process.pid,
+        framework.name(),
+    )

@@ -16,6 +16,8 @@ from collectors.discovery import (
 from collectors.engines.described import GROUPS, Core, Description, Guess, Server
 
 _SPAWNED = "from multiprocessing.spawn import spawn_main"
+_MOST_DIGITS = 9
+_LARGEST_PORT = 65535
 _RANK_GROUPS = tuple(name for name in GROUPS if name not in ("data", "label"))
 
 
@@ -154,11 +156,11 @@ class Finder:
         return sorted(mine, key=self._rank_key)
 
     def _rank_key(self, member: Member) -> tuple[int, ...]:
-        key = [int(member.groups.get(name) or 0) for name in _RANK_GROUPS]
+        key = [number(member.groups.get(name)) or 0 for name in _RANK_GROUPS]
         for name in self._core.rank_environment:
-            value = environment_value(member.process.pid, name)
-            if value is not None and value.isdigit():
-                key.append(int(value))
+            value = number(environment_value(member.process.pid, name))
+            if value is not None:
+                key.append(value)
                 break
         else:
             key.append(0)
@@ -227,7 +229,7 @@ class Finder:
             ]
         matched.sort(
             key=lambda one: (
-                *(int(one[1].get(name) or 0) for name in _RANK_GROUPS),
+                *(number(one[1].get(name)) or 0 for name in _RANK_GROUPS),
                 one[0].pid,
             )
         )
@@ -256,12 +258,13 @@ class Finder:
         """Give the port of the HTTP server: the one asked for, else one that it listens on."""
         options = (server.option(name) for name in self._server.port_options)
         wanted = next((value for value in options if value is not None), None)
-        if wanted is not None and wanted.isdigit() and wanted != "0":
-            return int(wanted)
+        asked = number(wanted, most=_LARGEST_PORT)
+        if asked:
+            return asked
         default = self._server.default_port
         listening = listening_ports(server.pid)
         if default in listening or not listening:
-            return default if wanted != "0" else None
+            return default if asked != 0 else None
         return listening[0]
 
     def model(self, server: Process | None, core: Process) -> str | None:
@@ -278,6 +281,17 @@ class Finder:
                 if after is not None:
                     return after
         return None
+
+
+def number(text: str | None, most: int | None = None) -> int | None:
+    """Give the number that a command line or a user's pattern names; None where it is none.
+
+    Only ASCII digits are one: `str.isdigit` takes more than `int` does.
+    """
+    if text is None or len(text) > _MOST_DIGITS or not (text.isascii() and text.isdigit()):
+        return None
+    found = int(text)
+    return found if most is None or found <= most else None
 
 
 def label(groups: dict[str, str | None]) -> str:

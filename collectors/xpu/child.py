@@ -27,6 +27,8 @@ LONGEST_PAUSE_SECONDS = 300.0
 # So many children in a row that had to be killed or died, and each way hangs or crashes: from
 # then on only one try per longest pause.
 MOST_FAILURES = 5
+# A way that hung is tried again after so long: the driver may have been put right.
+AVOID_SECONDS = 3600.0
 # A worker that gave so many looks in a row was no failure.
 ENOUGH_LOOKS = 10
 # Children that were killed and do not die (state D) hold memory and a place in the process table.
@@ -92,8 +94,9 @@ class Child:
         self.timeouts = 0
         self.deaths = 0
         self.closed: dict[str, str] = {}
-        # Ways that hung; left out until all did.
+        # Ways that hung; left out for a while, or until all did.
         self.avoided: dict[str, str] = {}
+        self._avoided_at: dict[str, float] = {}
         self._period_seconds = period_seconds
         self._timeout_seconds = timeout_seconds
         self._command = command
@@ -121,6 +124,7 @@ class Child:
         self._undead = [process for process in self._undead if process.poll() is None]
         if self._process is None:
             if self._clock() >= self._start_at and self.state != "stopped":
+                self._forgive()
                 self._start()
             return
         trouble = self._read()
@@ -140,6 +144,9 @@ class Child:
             )
         if trouble is not None:
             self._end(trouble)
+        elif self._forgive():
+            self._kill()
+            self._start()
 
     def take(self) -> list[Look]:
         """Give the looks since the last call, each once."""
@@ -235,6 +242,21 @@ class Child:
         # A way that hangs would hang again; the next one may not go through the same lock.
         if self.tool:
             self.avoided[self.tool] = why
+            self._avoided_at[self.tool] = self._clock()
+
+    def _forgive(self) -> bool:
+        """Let ways be tried again that were left out for long enough; tell whether there are any.
+
+        Not while a killed worker does not die: the driver still hangs, and each try may leave one
+        more.
+        """
+        latest = self._clock() - AVOID_SECONDS
+        forgiven = [name for name in self.avoided if self._avoided_at[name] <= latest]
+        if self._undead or not forgiven:
+            return False
+        for name in forgiven:
+            del self.avoided[name]
+        return True
 
     def _end(self, trouble: str) -> None:
         self._kill()

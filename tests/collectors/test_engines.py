@@ -16,7 +16,7 @@ from collectors.engines import (
     load,
     load_file,
 )
-from collectors.engines.described import in_versions
+from collectors.engines.described import Description, in_versions
 from collectors.engines.formula import parse_check, parse_formula
 from collectors.engines.processes import installed_version
 
@@ -96,6 +96,54 @@ def test_a_process_belongs_to_the_first_framework_that_claims_it() -> None:
 
 
 # --- processes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("port", ["²", "٣", "65536", "9" * 5000, "x"])
+def test_a_port_that_is_none_hides_no_engine(port: str) -> None:
+    engines = engines_of(
+        {
+            1: (0, f"python /usr/bin/vllm serve m --port {port}"),
+            2: (1, "VLLM::EngineCore"),
+            3: (0, "python /usr/bin/vllm serve m --port 8001"),
+            4: (3, "VLLM::EngineCore"),
+        }
+    )
+    assert sorted(engines) == ["8000", "8001"]
+
+
+def test_a_rank_that_is_no_number_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(
+        "[core]\n"
+        "match = ['our-engine rank (?P<tensor>\\w+)']\n"
+        "ranks = true\n"
+        "[server]\n"
+        "match = ['our-server']\n"
+        "[metrics]\n"
+        "iterations = ['steps_total']\n"
+    )
+    table = table_of(
+        {1: (0, "our-server"), 2: (1, "our-engine rank ²"), 3: (1, "our-engine rank 1")}
+    )
+    [engine] = find_engines(table, [load_file(path)])
+    assert (pids(engine.core), [rank.label for rank in engine.ranks]) == ([2], ["TP1"])
+
+
+def test_a_process_that_cannot_be_judged_is_told_once_and_hides_no_engine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Framework):
+        def claim(self, process: Process, table: ProcessTable) -> EngineProcess | None:
+            if process.pid == BASE + 1:
+                raise ValueError("odd")
+            return None
+
+    table = table_of({1: (0, "anything"), 2: (0, "VLLM::EngineCore")})
+    frameworks = [Broken("broken", Description()), load("vllm")]
+    for _ in range(2):
+        assert [engine.core.pid - BASE for engine in find_engines(table, frameworks)] == [2]
+    [told] = caplog.records
+    assert f"Process {BASE + 1} " in told.getMessage()
 
 
 def test_vllms_ranks_are_the_cores_workers_in_the_order_of_their_stages() -> None:

@@ -45,7 +45,7 @@ FULL = AgentHealth(
         ),
         EngineHealth(engine_id="h:8001", framework="sglang", rank=1, note='no "access"\nhere'),
     ),
-    publisher=PublisherHealth(queued=3, sent=100, dropped=2, errors=1),
+    publisher=PublisherHealth(queued=3, dropped=2, errors=1),
     xpus=(
         XpuHealth(vendor="nvidia", state="ok", devices=8, timeouts=0),
         XpuHealth(vendor="amd", state="timeout", timeouts=4),
@@ -111,7 +111,6 @@ def test_everything_that_is_known_is_served() -> None:
         ("h:8001", "sglang", 'no "access"\nhere', "1", ""): 1,
     }
     assert values(found, "latencyprism_records_queued") == {(): 3}
-    assert values(found, "latencyprism_records_sent_total") == {(): 100}
     assert values(found, "latencyprism_records_dropped_total") == {(): 2}
     assert values(found, "latencyprism_publish_errors_total") == {(): 1}
     assert values(found, "latencyprism_xpu_up") == {("ok", "nvidia"): 1, ("timeout", "amd"): 0}
@@ -207,6 +206,54 @@ def test_a_client_that_says_nothing_does_not_keep_others_waiting_for_good(
         assert server.port is not None
         with socket.create_connection(("127.0.0.1", server.port)):
             assert get(server, "/healthz") == (200, "ok\n")
+
+
+@contextmanager
+def slow_clients(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Clients that have begun a request and never end it."""
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(count)]
+    try:
+        for client in clients:
+            client.sendall(b"GET /healthz HT")
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_slow_clients_do_not_keep_the_probe_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing but their number and their age can end them.
+    monkeypatch.setattr(health, "CLIENT_SECONDS", 300.0)
+    monkeypatch.setattr(health, "CONNECTION_SECONDS", 300.0)
+    with serving() as server, slow_clients(server.port or 0, 3 * health.MOST_CONNECTIONS):
+        assert get(server, "/healthz") == (200, "ok\n")
+        threads = [one for one in threading.enumerate() if "process_request" in one.name]
+        assert len(threads) <= health.MOST_CONNECTIONS
+
+
+def test_a_client_that_drips_is_hung_up_on_at_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "CONNECTION_SECONDS", 0.5)
+    with serving() as server, slow_clients(server.port or 0, 1) as [client]:
+        client.settimeout(0.05)
+        deadline, answer = time.monotonic() + 30, None
+        while answer is None and time.monotonic() < deadline:
+            try:
+                client.sendall(b"x")
+                answer = client.recv(1)
+            except TimeoutError:
+                continue
+            except OSError:
+                answer = b""
+        assert answer == b""
+
+
+def test_the_stop_ends_open_connections() -> None:
+    with serving() as server, slow_clients(server.port or 0, 2) as clients:
+        assert get(server, "/healthz")[0] == 200
+        server.stop()
+        assert [client.recv(1) for client in clients] == [b"", b""]
 
 
 def test_after_the_stop_nobody_listens_and_no_thread_is_left() -> None:

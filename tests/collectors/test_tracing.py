@@ -146,6 +146,18 @@ def test_a_library_that_several_processes_share_is_traced_once(tmp_path: Path) -
     }
 
 
+@pytest.mark.parametrize("odd", ['a" {system("x")}', "a b", "a\\", "a*", "ä", "a:b"])
+def test_a_path_that_could_end_its_quotes_never_gets_into_the_program(
+    tmp_path: Path, odd: str
+) -> None:
+    path = f"/lib/{odd}/libnccl.so"
+    assert "uprobe" not in make_program([[11]], [Call(path, "ncclAllReduce")])
+    (tmp_path / f"7/root/lib/{odd}").mkdir(parents=True)
+    (tmp_path / f"7/root{path}").write_text("")
+    (tmp_path / "7/maps").write_text(f"7f00-7f01 r-xp 0 0:0 1 {path}\n")
+    assert find_libraries([7], tmp_path) == {}
+
+
 def test_the_program_tells_the_engines_apart_and_times_each_call() -> None:
     program = make_program([[11, 12], [21]], [Call("/lib/libnccl.so", "ncclAllReduce")])
     assert "pid == 21 ? 2 : (pid == 12 ? 1 : (pid == 11 ? 1 : (0)))" in program

@@ -20,6 +20,8 @@ pub struct Sighting {
     /// Of the instruction, in bytes.
     pub offset: u64,
     pub identity: Identity,
+    /// It returns: what its locals pointed to may be freed, and be something else by now.
+    pub leaving: bool,
 }
 
 /// Counts calls, from 1; the one running at the first look is not counted.
@@ -46,6 +48,11 @@ impl Calls {
             self.last = None;
             return self.count;
         };
+        if now.leaving {
+            // It proves no new call: the frame may be that of the call before, and the next one's
+            // soon, whatever number now lies where the identity was.
+            return self.count;
+        }
         let new = match self.last {
             None => true,
             Some(last) => is_another(&last, &now, self.resumed),
@@ -67,8 +74,10 @@ impl Calls {
 
     /// Whether a sighting is of the call that was counted last.
     pub fn is_running(&self, now: &Sighting) -> bool {
-        self.last
-            .is_some_and(|last| !is_another(&last, now, self.resumed))
+        !now.leaving
+            && self
+                .last
+                .is_some_and(|last| !is_another(&last, now, self.resumed))
     }
 }
 
@@ -130,6 +139,14 @@ mod tests {
             code: 0x9000,
             offset,
             identity,
+            leaving: false,
+        })
+    }
+
+    fn leaving(offset: u64, identity: Identity) -> Option<Sighting> {
+        sighting(offset, identity).map(|seen| Sighting {
+            leaving: true,
+            ..seen
         })
     }
 
@@ -193,6 +210,34 @@ mod tests {
         let unset = sighting(4, Identity::Unset);
         assert_eq!(count(false, &[int(30, 1), unset, int(40, 2)]), 2);
         assert_eq!(count(false, &[unset, int(40, 2)]), 1);
+    }
+
+    #[test]
+    fn a_call_that_returns_is_no_other_whatever_its_freed_identity_has_become() {
+        let float = |bits| Identity::Is(Content::Float(bits));
+        let running = |bits| sighting(30, float(bits));
+        for freed in [
+            float(8),
+            Identity::Is(Content::Address(64)),
+            Identity::Unset,
+        ] {
+            let looks = [running(1), leaving(90, freed)];
+            assert_eq!(count(false, &looks), 1);
+            let looks = [running(1), leaving(90, freed), running(2)];
+            assert_eq!(count(false, &looks), 2);
+            let looks = [running(1), None, leaving(90, freed), running(2)];
+            assert_eq!(count(false, &looks), 2);
+        }
+    }
+
+    #[test]
+    fn what_is_read_while_a_call_returns_is_not_of_it() {
+        let mut calls = Calls::new(false);
+        calls.observe(None);
+        calls.observe(int(30, 1));
+        assert!(calls.is_running(&int(90, 1).unwrap()));
+        let left = leaving(90, Identity::Is(Content::Int(1)));
+        assert!(!calls.is_running(&left.unwrap()));
     }
 
     #[test]

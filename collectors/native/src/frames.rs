@@ -50,6 +50,8 @@ pub struct Code {
     pub others: Vec<Option<Local>>,
     /// What tells the calls of a call function apart.
     pub identity: Option<Local>,
+    /// Where a call function returns: offsets in bytes, in order.
+    pub returns: Vec<u64>,
     /// Of the qualified name, to compare stacks by.
     pub name_hash: u64,
     first_line: u32,
@@ -72,6 +74,7 @@ impl Code {
             batch: Some(batch),
             others: Vec::new(),
             identity: None,
+            returns: Vec::new(),
             name_hash: 0,
             first_line: 1,
             qualname_at: 1,
@@ -352,6 +355,10 @@ impl Frames {
                 identity = find(name)?;
             }
         }
+        let returns = match call {
+            true => returns(layout.bytecode, &bytecode(memory, layout, address)?),
+            false => Vec::new(),
+        };
         let others = match batch {
             Some(_) => (self.spec.other_locals().iter())
                 .map(|name| Ok(find(name)?.map(anywhere)))
@@ -374,6 +381,7 @@ impl Frames {
             },
             others,
             identity,
+            returns,
             name_hash: hash_of(&qualname),
             first_line: head.u32_at(layout.code_first_line),
             qualname_at,
@@ -470,13 +478,7 @@ fn local<M: Memory>(
             continue;
         }
         let cell = kind & layout::LOCAL_IS_CELL != 0;
-        let units = (memory.word(code.wrapping_add(layout.object_size as u64))? as usize)
-            .min(MAX_CODE_UNITS);
-        let mut bytecode = vec![0; units * 2];
-        memory.read(
-            code.wrapping_add(layout.code_bytecode as u64),
-            &mut bytecode,
-        )?;
+        let bytecode = bytecode(memory, layout, code)?;
         let stores = stores(layout.bytecode, &bytecode, index, cell);
         let argument = index < head.u32_at(layout.code_argcount) as usize;
         let (from, until) = if argument {
@@ -494,8 +496,31 @@ fn local<M: Memory>(
     Ok(None)
 }
 
+/// The instructions of a code object.
+fn bytecode<M: Memory>(memory: &M, layout: &Layout, code: u64) -> Result<Vec<u8>, Trouble> {
+    let units = memory.word(code.wrapping_add(layout.object_size as u64))? as usize;
+    let mut bytecode = vec![0; units.min(MAX_CODE_UNITS) * 2];
+    memory.read(
+        code.wrapping_add(layout.code_bytecode as u64),
+        &mut bytecode,
+    )?;
+    Ok(bytecode)
+}
+
 /// Byte offsets of the instructions that assign to a local, in order.
 fn stores(table: &Bytecode, bytecode: &[u8], index: usize, cell: bool) -> Vec<u64> {
+    offsets(table, bytecode, |opcode, argument| {
+        table.assigns(opcode, argument, index, cell)
+    })
+}
+
+/// Byte offsets of the instructions that leave the function with a value, in order.
+fn returns(table: &Bytecode, bytecode: &[u8]) -> Vec<u64> {
+    offsets(table, bytecode, |opcode, _| table.returns.contains(&opcode))
+}
+
+/// Byte offsets of the instructions, by opcode and argument, that are wanted.
+fn offsets(table: &Bytecode, bytecode: &[u8], wanted: impl Fn(u8, usize) -> bool) -> Vec<u64> {
     let mut found = Vec::new();
     let mut extended = 0usize;
     let mut unit = 0usize;
@@ -506,7 +531,7 @@ fn stores(table: &Bytecode, bytecode: &[u8], index: usize, cell: bool) -> Vec<u6
         } else {
             0
         };
-        if table.assigns(opcode, value, index, cell) {
+        if wanted(opcode, value) {
             found.push(unit as u64 * 2);
         }
         unit += 1 + table.caches_of(opcode);
@@ -534,6 +559,24 @@ mod tests {
         assert_eq!(stores(table, &code, 258, false), [14]);
         assert_eq!(stores(table, &code, 2, true), [18]);
         assert_eq!(stores(table, &[125], 0, false), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn returns_are_found_and_no_cache_is_taken_for_one() {
+        // A call with its caches, then what each version returns with.
+        for (minor, call, caches) in [(11, 171, 4), (12, 171, 3), (13, 53, 3), (14, 52, 3)] {
+            let table = layout_of(3, minor).bytecode;
+            assert_eq!(table.caches_of(call), caches, "CPython 3.{minor}");
+            let mut code = vec![call, 0];
+            code.extend([table.returns[0], 0].repeat(caches));
+            let first = code.len() as u64;
+            code.extend(table.returns.iter().flat_map(|opcode| [*opcode, 0]));
+            let wanted: Vec<u64> = (0..)
+                .take(table.returns.len())
+                .map(|n| first + 2 * n)
+                .collect();
+            assert_eq!(returns(table, &code), wanted, "CPython 3.{minor}");
+        }
     }
 
     #[test]

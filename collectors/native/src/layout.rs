@@ -105,6 +105,8 @@ pub struct Bytecode {
     pub store_high: &'static [u8],
     pub store_low: &'static [u8],
     pub store_deref: u8,
+    /// RETURN_VALUE and its like, instrumented forms included.
+    pub returns: &'static [u8],
     pub extended_arg: u8,
     /// A hexadecimal digit for each instruction, specialised and instrumented forms included: the
     /// code units of inline cache behind it.
@@ -153,6 +155,7 @@ static BYTECODE_311: Bytecode = Bytecode {
     store_high: &[],
     store_low: &[],
     store_deref: 138,
+    returns: &[83],
     extended_arg: 144,
     caches: concat!(
         "00011111100001101444444444222200000000044444000550000005aaaa10aa",
@@ -168,6 +171,7 @@ static BYTECODE_312: Bytecode = Bytecode {
     store_high: &[],
     store_low: &[],
     store_deref: 138,
+    returns: &[83, 121, 242, 247],
     extended_arg: 144,
     caches: concat!(
         "0000001110100110101111133100330000300033333333333000000031111011",
@@ -183,6 +187,7 @@ static BYTECODE_313: Bytecode = Bytecode {
     store_high: &[111, 112],
     store_low: &[112],
     store_deref: 109,
+    returns: &[36, 103, 239, 240],
     extended_arg: 71,
     caches: concat!(
         "0001010000000000000000000000000000000001300001000000030000110000",
@@ -198,6 +203,7 @@ static BYTECODE_314: Bytecode = Bytecode {
     store_high: &[113, 114],
     store_low: &[114],
     store_deref: 111,
+    returns: &[35, 246],
     extended_arg: 69,
     caches: concat!(
         "0005000000000000000000000000000000000013000050000000300311000000",

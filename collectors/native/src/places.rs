@@ -52,6 +52,8 @@ pub struct Look {
     /// The local was assigned a second time: it holds another object by now.
     pub later: bool,
     pub overlap: bool,
+    /// It returns: its locals are freed, or have been, in the order in which they lie.
+    pub leaving: bool,
 }
 
 impl Look {
@@ -62,6 +64,7 @@ impl Look {
         object: None,
         later: false,
         overlap: false,
+        leaving: false,
     };
 
     /// This look, as far as a later one says that it was of a function that still ran.
@@ -172,6 +175,7 @@ impl Place {
             object,
             later: local.is_some_and(|local| offset >= local.until),
             overlap: running.overlap,
+            leaving: running.returns.contains(&offset),
         }
     }
 
@@ -315,6 +319,18 @@ mod tests {
         assert_eq!(look(10), (Some(0), false));
         assert_eq!(look(30), (Some(0x77), false));
         assert_eq!(look(40), (Some(0x77), true));
+    }
+
+    #[test]
+    fn a_look_at_a_return_says_so() {
+        let leaving = |offset| {
+            let mut place = place(false);
+            place.codes[0].returns = vec![36, 60];
+            let bytes = bytes(0x9000, 0x4f00, offset, 0x8000, 0x77);
+            place.look(layout(), &bytes, 0x4000, 0x5100).leaving
+        };
+        assert!(leaving(36) && leaving(60));
+        assert!(!leaving(34) && !leaving(38));
     }
 
     #[test]

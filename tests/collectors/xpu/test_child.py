@@ -178,6 +178,27 @@ def test_after_a_way_hung_the_next_one_is_tried_first(
     assert (child.state, child.tool, list(child.avoided)) == ("working", "tool1", ["tool0"])
 
 
+def test_a_way_that_hung_is_tried_again_later(
+    make: Make, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Shorter than a look may take, so that the clock's leap makes no look overdue.
+    monkeypatch.setattr(child_module, "AVOID_SECONDS", 20.0)
+    hung = Tool(tmp_path / "a", "hang")
+    child = make(hung, Tool(tmp_path / "b", "good"))
+    until(lambda: child.tool == "tool0", child)
+    clock.skew += 41
+    child.poll()
+    clock.skew += 2
+    until(lambda: child.looks >= 1, child)
+    looks = child.looks
+    until(lambda: child.looks > looks, child)
+    assert (child.tool, list(child.avoided)) == ("tool1", ["tool0"])
+    hung.becomes("good")
+    clock.skew += 20
+    until(lambda: child.tool == "tool0" and child.state == "working", child)
+    assert (child.avoided, child.timeouts) == ({}, 1)
+
+
 def test_a_way_that_fails_is_left_for_the_next_one_at_once(make: Make, tmp_path: Path) -> None:
     child = make(Tool(tmp_path / "a", "fail"), Tool(tmp_path / "b", "good"))
     until(lambda: child.looks >= 1, child)

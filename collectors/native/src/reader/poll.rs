@@ -245,6 +245,7 @@ impl Reader {
         };
         let frame = self.call.as_ref().map_or(0, |place| place.frame);
         let identity = match look.object {
+            _ if look.leaving => Identity::Unknown,
             Some(0) => Identity::Unset,
             Some(object) if !look.later => Identity::Is(self.content(object, sight)?),
             _ => Identity::Unknown,
@@ -254,6 +255,7 @@ impl Reader {
             code: look.code,
             offset: look.offset,
             identity,
+            leaving: look.leaving,
         }))
     }
 
