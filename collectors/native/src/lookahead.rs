@@ -11,6 +11,11 @@ use crate::memory::{Memory, Piece, Trouble};
 
 /// Pieces of one fetch that may turn out unreadable before the rest is given up.
 const MAX_UNREADABLE: usize = 8;
+/// Pieces that begin with an object, as `objects` reads them.
+const OBJECT_BYTES: usize = crate::objects::INT_BYTES;
+const CONTAINER_BYTES: usize = crate::objects::CONTAINER;
+/// One that begins before the object: its attributes, the collector's words, its references.
+const HEAD_BYTES: usize = crate::objects::HEAD;
 
 #[derive(Default)]
 struct Ahead {
@@ -80,6 +85,46 @@ impl<M: Memory> Lookahead<M> {
         }
         Ok(fetched)
     }
+}
+
+impl<M: Memory> Lookahead<M> {
+    /// Whether everything that was fetched is still the same, in one more call: then it was there
+    /// all at once.
+    pub fn is_unchanged(&self) -> Result<bool, Trouble> {
+        let ahead = self.ahead.borrow();
+        let Some(ahead) = ahead.as_ref() else {
+            return Ok(true);
+        };
+        let whole = ahead
+            .known
+            .iter()
+            .filter(|(piece, known)| piece.1 == known.len());
+        let whole: Vec<(&Piece, &Vec<u8>)> = whole.collect();
+        let pieces: Vec<Piece> = whole.iter().map(|(piece, _)| **piece).collect();
+        let mut again = vec![0; pieces.iter().map(|piece| piece.1).sum()];
+        match self.inner.gather_all(&pieces, &mut again) {
+            Ok(()) => {}
+            Err(Trouble::Torn) => return Ok(false),
+            Err(other) => return Err(other),
+        }
+        let mut rest = &again[..];
+        Ok(whole.iter().all(|(piece, known)| {
+            let (here, behind) = rest.split_at(piece.1);
+            rest = behind;
+            is_same(known, here)
+        }))
+    }
+}
+
+/// Whether two copies are alike but for the words by which Python counts references and collects
+/// garbage, which are told by the length of the piece.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let counted = match one.len() {
+        OBJECT_BYTES | CONTAINER_BYTES => 0..8,
+        HEAD_BYTES => 16..40,
+        _ => 0..0,
+    };
+    one[..counted.start] == other[..counted.start] && one[counted.end..] == other[counted.end..]
 }
 
 impl<M: Memory> Memory for Lookahead<M> {
