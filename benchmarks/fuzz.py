@@ -59,7 +59,7 @@ def hostile_engine(folder: Path, *, seed: int) -> Iterator[subprocess.Popen[str]
     script = folder / "vllm" / "v1" / "engine" / "core.py"
     script.parent.mkdir(parents=True)
     shutil.copy(ENGINE, script)
-    command = [sys.executable, script, folder / "truth", str(STEP_SECONDS), str(seed)]
+    command = [sys.executable, str(script), str(folder / "truth"), str(STEP_SECONDS), str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as engine:
         assert engine.stdout is not None
         try:

@@ -3,9 +3,10 @@
 usage: core.py TRUTH_FILE STEP_SECONDS SEED
 
 It has the names of vLLM's, so it is put where that has its core. Prints "ready" and runs until it
-is killed, or until SIGUSR1, when another program takes its process. Each step appends a line of JSON, before its batch can be seen: its count and the numbers
-of its batch. Threads then replace these by equal ones, and make them unreadable or contradictory
-for moments; at no time there is another set of numbers that fit together. Standard library only.
+is killed, or until SIGUSR1, when another program takes its process. Each step appends a line of
+JSON, before its batch can be seen: its count and the numbers of its batch. Threads then replace
+these by equal ones, and make them unreadable or contradictory for moments; at no time there is
+another set of numbers that fit together. Standard library only.
 """
 
 from __future__ import annotations

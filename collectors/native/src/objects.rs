@@ -1275,14 +1275,18 @@ mod tests {
             let size = |digits: u64| digits << (3 * u32::from(world.layout.int_tagged));
             world
                 .memory
-                .put_words(0x60_000, &[1, INT, size(3), u64::MAX, u64::MAX]);
+                .put_words(0x60_000, &[1, INT, size(3), 7 | 7 << 32, u64::MAX]);
             world.memory.put_words(0x60_100, &[1, INT, size(900), 0, 0]);
+            world
+                .memory
+                .put_words(0x60_200, &[1, INT, size(1), 1 << 30, 0]);
             let mut objects = world.done();
             for (index, value) in values.iter().enumerate() {
                 assert_eq!(objects.int(0x50_000 + 0x100 * index as u64), Ok(*value));
             }
             assert_eq!(objects.int(0x60_000), Err(Trouble::Absent));
             assert_eq!(objects.int(0x60_100), Err(Trouble::Absent));
+            assert_eq!(objects.int(0x60_200), Err(Trouble::Torn));
         });
     }
 
