@@ -65,6 +65,9 @@ schemas: install ## Write schemas/json anew from the records
 bench-agent: install ## CPU of the agent for each watched engine
 	$(BIN)/python benchmarks/agent.py
 
+bench-profiles: install ## How exactly each engine version is read on each Python
+	$(BIN)/python benchmarks/profiles.py
+
 bench-latency: install ## Milliseconds from a batch's end to the webhook, on a real Kafka
 	$(BIN)/python benchmarks/latency.py
 
@@ -77,4 +80,4 @@ bench-fuzz: install ## Wrong values and panics on a million fuzzed reads and hos
 clean: ## Remove everything that was built or downloaded
 	rm -rf $(VENV) .cache build dist demo-data .mypy_cache .ruff_cache .pytest_cache collectors/native/target
 
-.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-latency bench-detect bench-fuzz clean
+.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-latency bench-detect bench-fuzz clean

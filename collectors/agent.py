@@ -195,7 +195,7 @@ class Agent:
                 # Workers and server may appear after the core was found.
                 known.engine = engine
                 return
-            if known.engine.guessed and known.source in (None, "metrics"):
+            if known.engine.guessed and known.source in (None, "stream", "metrics"):
                 # The engine has started meanwhile, and shows which process it is.
                 known.stop()
             elif is_running(known.engine.core):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +61,10 @@ class Target:
         if self.engine.api_server is not None:
             pids.append(self.engine.api_server.pid)
         return tuple(dict.fromkeys(pids))
+
+    def label(self, pid: int) -> str:
+        """Name a process in the names of files, as ``engine_core-4711``."""
+        return f"{self.engine.roles[pid]}-{pid}"
 
 
 def find_py_spy() -> str | None:
@@ -174,8 +178,8 @@ def _look(
     if spy is None:
         problems.append(f"no stacks, for the py-spy command is missing: {HOW_TO_GET_PY_SPY}")
     else:
-        _dump(spy, target.pids, folder, "begin", problems)
-    recorders = [] if spy is None else _start_recording(spy, target.pids, folder)
+        _dump(spy, target, folder, "begin", problems)
+    recorders = [] if spy is None else _start_recording(spy, target, folder)
     over = threading.Event()
     counters = threading.Thread(target=_log_counters, args=(target, folder, over, problems))
     iterations = threading.Thread(
@@ -194,16 +198,16 @@ def _look(
         counters.join()
         iterations.join()
     if spy is not None:
-        _dump(spy, target.pids, folder, "end", problems)
+        _dump(spy, target, folder, "end", problems)
 
 
 def _start_recording(
-    spy: str, pids: Sequence[int], folder: Path
+    spy: str, target: Target, folder: Path
 ) -> list[tuple[subprocess.Popen[bytes], Path]]:
     recorders = []
-    for pid in pids:
+    for pid in target.pids:
         for kind, suffix in FORMATS.items():
-            path = folder / f"{kind}-{pid}.{suffix}"
+            path = folder / f"{kind}-{target.label(pid)}.{suffix}"
             command = [
                 *(spy, "record", "--nonblocking", "--idle", "--threads", "--function"),
                 *("--rate", str(STACK_HZ), "--duration", "unlimited"),
@@ -236,8 +240,8 @@ def _stop_recording(
             problems.append(f"no {path.name}: {_last_line(said)}")
 
 
-def _dump(spy: str, pids: Sequence[int], folder: Path, moment: str, problems: list[str]) -> None:
-    for pid in pids:
+def _dump(spy: str, target: Target, folder: Path, moment: str, problems: list[str]) -> None:
+    for pid in target.pids:
         try:
             done = subprocess.run(
                 [spy, "dump", "--nonblocking", "--json", "--pid", str(pid)],
@@ -252,7 +256,7 @@ def _dump(spy: str, pids: Sequence[int], folder: Path, moment: str, problems: li
         if done.returncode != 0:
             problems.append(f"no dump of {pid}: {_last_line(done.stderr)}")
             continue
-        (folder / f"dump-{moment}-{pid}.json").write_bytes(done.stdout)
+        (folder / f"dump-{moment}-{target.label(pid)}.json").write_bytes(done.stdout)
 
 
 def _environment() -> dict[str, str]:

@@ -374,7 +374,8 @@ class MetricsClock:
         return Iteration(
             engine_id=self._engine_id,
             process_start_ns=self._process_start_ns,
-            sequence=scrape.iterations,
+            # Not the engine's count: a single iteration may have had that number.
+            sequence=scrape.at_ns // 1_000_000,
             begin_ns=scrape.at_ns - mean_ns,
             end_ns=scrape.at_ns,
             uncertainty_ns=mean_ns,

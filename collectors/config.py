@@ -39,8 +39,11 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         queue_records: Records kept while the broker is away; beyond that the oldest go.
 
-        workers: Whether the worker processes of an engine are read, too, where the engine has
-            any; each costs as much as the engine's core.
+        workers: Whether the further ranks of an engine are read, too. A worker alone is not:
+            it is apart from no one.
+
+        worker_poll_hz: Looks at a worker per second, at most ``poll_hz``. They tell how far ranks
+            are apart, not when a batch began, so fewer will do.
 
         xpus: Accelerator vendors to ask, by the names of docs/accelerators.md; ``["auto"]``
             asks those whose devices this host has, an empty list asks none.
@@ -62,8 +65,8 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         capture_keep_bytes: The oldest captures go when all of them are larger.
 
-        cpu_budget_ratio: Share of one core that the thread which reads one engine may take;
-            above it the rates are halved.
+        cpu_budget_ratio: Share of one core that watching one process of an engine may take;
+            above it stacks are given up first, then the rate of looks is lowered.
     """
 
     host: str = ""
@@ -80,6 +83,7 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     metrics_timeout_seconds: Positive = 2.0
     queue_records: Annotated[int, msgspec.Meta(ge=100)] = 100_000
     workers: bool = True
+    worker_poll_hz: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 250
     xpus: tuple[str, ...] = ("auto",)
     xpu_period_seconds: Positive = 1.0
     xpu_timeout_seconds: Positive = 5.0

@@ -10,8 +10,8 @@ from typing import Literal
 
 # Below this, iterations of a few milliseconds would be missed by the dozen.
 LOWEST_POLL_HZ = 250
-# Fewer stacks than this say nothing of an iteration's phases; then there are better none.
-LOWEST_STACK_HZ = 10
+# Fewer stacks than this would not name the phase that got slower, and save next to nothing.
+LOWEST_STACK_HZ = 25
 
 # Rates are given back at a cost below this share of the budget: what doubles then stays below it.
 GIVE_BACK_BELOW = 0.4
@@ -58,7 +58,7 @@ class Meter:
 class Governor:
     """Lower the rates while watching costs more than allowed, and give them back when it does not.
 
-    Stacks go first, down to none: without them an iteration has no phases, and is still timed.
+    Stacks go first, down to 25 a second: they only say more of an iteration that is timed anyway.
     Then the reads of the counter go, down to 250 a second, as long as it is they that cost.
 
     Args:
@@ -128,20 +128,19 @@ class Governor:
 
     def _lowered(self, reader_ratio: float, *, far_above: bool) -> Rates:
         poll_hz, stack_hz = self.rates.poll_hz, self.rates.stack_hz
-        if stack_hz:
-            halved = stack_hz // 2
-            return Rates(poll_hz, 0 if far_above or halved < LOWEST_STACK_HZ else halved)
+        fewest = min(LOWEST_STACK_HZ, self._wanted.stack_hz)
+        if stack_hz > fewest:
+            return Rates(poll_hz, fewest if far_above else max(stack_hz // 2, fewest))
         if reader_ratio <= self._budget_ratio * WORTH_LOWERING:
             return self.rates
         floor = min(LOWEST_POLL_HZ, self._wanted.poll_hz)
-        return Rates(max(poll_hz // (4 if far_above else 2), floor), 0)
+        return Rates(max(poll_hz // (4 if far_above else 2), floor), stack_hz)
 
     def _raised(self) -> Rates:
         poll_hz, stack_hz = self.rates.poll_hz, self.rates.stack_hz
         if poll_hz < self._wanted.poll_hz:
             return Rates(min(poll_hz * 2, self._wanted.poll_hz), stack_hz)
-        more = max(stack_hz * 2, LOWEST_STACK_HZ)
-        return Rates(poll_hz, min(more, self._wanted.stack_hz))
+        return Rates(poll_hz, min(stack_hz * 2, self._wanted.stack_hz))
 
     def _change(self, rates: Rates, cost_ratio: float, how: str) -> Rates:
         self.rates = rates

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from collectors.clock import STATE, CounterClock, Event, unpack
+from collectors.clock import RUNGS, STATE, CounterClock, Event, unpack
 from collectors.config import CollectSettings
 from collectors.discovery import Process, is_running
 from collectors.engines.base import Family
@@ -166,6 +166,9 @@ class RankReader:
             self._families.remove(family)
             self._families.insert(0, family)
             self._take_clock(family)
+        assert self.clock is not None
+        # Before its first event says so: the inventory is published at once.
+        self.clock.source = RUNGS.get(sampler.stats().get("rung", 0), self.clock.source)
         self.attached.set()
 
     def run(self, stop: threading.Event) -> Outcome:

@@ -12,10 +12,11 @@ from collectors.clock import MetricsClock
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, RankProcess, is_running, start_ns
 from collectors.engines.base import Framework
+from collectors.feeds import Listener
 from collectors.governor import Governor, Meter, Rates
 from collectors.health import resident_bytes
 from collectors.publisher import Publisher
-from collectors.rank import RankReader
+from collectors.rank import RankReader, epoch_offset_ns
 from collectors.scrape import ScrapeError, scrape
 from collectors.stacks import (
     AttachRefused,
@@ -29,6 +30,9 @@ from schemas.records import Engine, EngineState, Role, Source, Workload
 log = logging.getLogger("latencyprism.watcher")
 
 RETRY_ATTACH_SECONDS = 5.0
+
+# As often as the reader of a rank hands over: each time the watcher may be told to stop.
+LISTEN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,22 @@ class Watcher:
         self._metrics_rung = False
         self._note: str | None = None
         self._core = _Governed(
-            self._reader(engine.core, 0, "engine_core", engine.candidates), settings
+            self._reader(engine.core, 0, "engine_core", engine.candidates),
+            Rates(settings.poll_hz, settings.stack_hz),
+            settings.cpu_budget_ratio,
         )
         self._ranks: dict[Process, _RankWatch] = {}
         self._metrics_clock = MetricsClock(
             engine_id=self.engine_id, process_start_ns=self._process_start_ns
         )
+        self._listener = Listener(
+            framework.feed,
+            engine,
+            engine_id=self.engine_id,
+            process_start_ns=self._process_start_ns,
+            epoch_offset_ns=epoch_offset_ns,
+        )
+        self._reason, self._level = "", logging.WARNING
         self._engine_iterations: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch {engine.name}", daemon=True)
 
@@ -115,17 +129,19 @@ class Watcher:
     @property
     def iterations_seen(self) -> int:
         """Iterations that were timed one by one, or counted through /metrics."""
-        return self._core.reader.seen + self._metrics_clock.seen
+        return self._core.reader.seen + self._listener.seen + self._metrics_clock.seen
 
     @property
     def iterations_missed(self) -> int:
         """Iterations that the counter proves and nobody timed."""
-        return self._core.reader.missed
+        return self._core.reader.missed + self._listener.missed
 
     @property
     def source(self) -> Source | None:
         """The rung that the engine is watched on now."""
-        return self._core.reader.source or ("metrics" if self._metrics_rung else None)
+        if self._core.reader.source is not None or not self._metrics_rung:
+            return self._core.reader.source
+        return "stream" if self._listener.speaks else "metrics"
 
     @property
     def note(self) -> str | None:
@@ -195,8 +211,14 @@ class Watcher:
             self._engine_iterations = found.iterations
 
     def watch_ranks(self) -> None:
-        """Begin to watch ranks that appeared; those that ended let go by themselves."""
-        if not self._settings.workers or self.source in (None, "metrics"):
+        """Begin to watch ranks that appeared; those that ended let go by themselves.
+
+        A worker alone is left in peace: the core's iteration is its own, and it is apart from no
+        one.
+        """
+        if not self._settings.workers or self.source not in ("counter", "stack"):
+            return
+        if [rank.role for rank in self.engine.ranks] == ["worker"]:
             return
         for rank in self.engine.ranks:
             if rank.process not in self._ranks:
@@ -229,7 +251,15 @@ class Watcher:
         )
 
     def _rank_watch(self, rank: RankProcess) -> "_RankWatch":
-        governed = _Governed(self._reader(rank.process, rank.rank, rank.role), self._settings)
+        settings = self._settings
+        poll_hz = settings.poll_hz
+        if rank.role == "worker":
+            poll_hz = min(settings.worker_poll_hz, poll_hz)
+        governed = _Governed(
+            self._reader(rank.process, rank.rank, rank.role),
+            Rates(poll_hz, min(settings.stack_hz, poll_hz)),
+            settings.cpu_budget_ratio,
+        )
         thread = threading.Thread(
             target=self._run_rank,
             args=(governed,),
@@ -269,6 +299,7 @@ class Watcher:
                         log.exception("%s: watching failed and is tried again.", self.engine_id)
                     self._stop.wait(RETRY_ATTACH_SECONDS)
         finally:
+            self._listener.close()
             if not self._stop.is_set():
                 log.info(
                     "%s: the engine ended after %d iterations.",
@@ -285,8 +316,8 @@ class Watcher:
             if outcome != "refused":
                 # Nothing is wrong with reading it: the engine ended, or we are to stop.
                 return
-            self._fall_to_metrics(self._core.reader.failure or "reading stopped")
-        self._watch_metrics(RETRY_ATTACH_SECONDS)
+            self._fall(self._core.reader.failure or "reading stopped")
+        self._watch_from_outside(RETRY_ATTACH_SECONDS)
 
     def _try_attach(self) -> bool:
         try:
@@ -295,12 +326,13 @@ class Watcher:
             return False
         except NotServing as err:
             # Usual while an engine loads its model: nothing that anybody has to act on.
-            self._fall_to_metrics(str(err), logging.INFO)
+            self._fall(str(err), logging.INFO)
             return False
         except (SamplerUnavailable, AttachRefused) as err:
-            self._fall_to_metrics(str(err))
+            self._fall(str(err))
             return False
         self._metrics_rung, self._note = False, None
+        self._listener.close()
         self._metrics_clock.lost()
         log.info(
             "%s: watching %s (pid %d) by its memory.",
@@ -311,17 +343,42 @@ class Watcher:
         self.report()
         return True
 
-    def _watch_metrics(self, seconds: float) -> None:
-        """Stay on the lowest rung for so long; then the next attach is tried."""
-        deadline = time.monotonic() + seconds
+    def _watch_from_outside(self, seconds: float) -> None:
+        """Stay below the rungs that read memory for so long; then the next attach is tried."""
+        deadline, next_scrape = time.monotonic() + seconds, 0.0
         while time.monotonic() < deadline and not self._stop.is_set() and is_running(self._process):
-            found = self._scrape()
-            if found is not None:
-                self._engine_iterations = found.iterations
-                iteration = self._metrics_clock.feed(found)
-                if iteration is not None:
-                    self._publisher.publish(iteration)
-            self._stop.wait(self._settings.metrics_period_seconds)
+            self._listener.open()
+            if time.monotonic() >= next_scrape:
+                next_scrape = time.monotonic() + self._settings.metrics_period_seconds
+                self._take_metrics()
+            left_seconds = min(deadline, next_scrape) - time.monotonic()
+            if self._listener.is_open:
+                self._listen(min(left_seconds, LISTEN_SECONDS))
+            else:
+                self._stop.wait(max(left_seconds, 0.0))
+
+    def _listen(self, timeout_seconds: float) -> None:
+        """Publish what the engine says of itself: the rung above the metrics."""
+        for iteration in self._listener.listen(max(timeout_seconds, 0.0)):
+            self._publisher.publish(iteration)
+        self._fall(self._reason, self._level)
+
+    def _take_metrics(self) -> None:
+        found = self._scrape()
+        if found is None:
+            return
+        self._engine_iterations = found.iterations
+        self._listener.hold_against(found)
+        self._fall(self._reason, self._level)
+        if self._listener.speaks:
+            if not self._listener.is_behind:
+                # What the engine says itself is not to be counted again.
+                self._metrics_clock.lost()
+                self._metrics_clock.feed(found)
+            return
+        iteration = self._metrics_clock.feed(found)
+        if iteration is not None:
+            self._publisher.publish(iteration)
 
     def _scrape(self) -> Any:
         if self.engine.port is None:
@@ -332,26 +389,28 @@ class Watcher:
             log.debug("%s: %s", self.engine_id, err)
             return None
 
-    def _fall_to_metrics(self, reason: str, level: int = logging.WARNING) -> None:
-        """Say once why; the inventory carries it too."""
-        self._metrics_rung = True
-        known = self.engine.port is not None
-        note = f"{'watched by /metrics only' if known else 'not watched, its port is unknown'}"
-        note += f": {reason}"
+    def _fall(self, reason: str, level: int = logging.WARNING) -> None:
+        """Say once why it is not read, and what is done instead; the inventory carries it too."""
+        self._metrics_rung, self._reason, self._level = True, reason, level
+        note = f"{self._instead()}: {reason}"
         if note != self._note:
             self._note = note
             log.log(level, "%s: %s", self.engine_id, note)
             self.report()
 
+    def _instead(self) -> str:
+        if self._listener.speaks:
+            return f"watched by {self._listener.name}"
+        known = self.engine.port is not None
+        return "watched by /metrics only" if known else "not watched, its port is unknown"
+
 
 class _Governed:
     """A reader and what keeps its cost within the budget."""
 
-    def __init__(self, reader: RankReader, settings: CollectSettings) -> None:
+    def __init__(self, reader: RankReader, wanted: Rates, budget_ratio: float) -> None:
         self.reader = reader
-        self.governor = Governor(
-            Rates(settings.poll_hz, settings.stack_hz), settings.cpu_budget_ratio
-        )
+        self.governor = Governor(wanted, budget_ratio)
         self._meters = (Meter(), Meter())
 
     def attach(self) -> None:

@@ -115,7 +115,8 @@ class Iteration:
         role: Which process of the engine this was seen in: the ``engine_core`` runs the whole
             iteration, a ``worker`` only its rank's share of the forward pass.
 
-        sequence: The engine's own count where ``source`` is ``counter``, else the agent's.
+        sequence: The engine's own count where it keeps one in memory; else the agent's, which
+            starts at a time in ms, so that it grows through every restart of the agent.
 
         begin_ns: Start of the iteration.
 

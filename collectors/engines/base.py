@@ -16,6 +16,7 @@ from collectors.discovery import EngineProcess, Process, ProcessTable
 from collectors.engines.described import (
     Description,
     FamilyText,
+    FeedText,
     Field,
     Metrics,
     Rule,
@@ -72,6 +73,11 @@ class Framework:
     def metrics(self) -> Metrics:
         """Names on the engine's own metrics page."""
         return self._described.metrics
+
+    @property
+    def feed(self) -> FeedText:
+        """What the engine says itself of each iteration, where that is switched on."""
+        return self._described.feed
 
     def claim(self, process: Process, table: ProcessTable) -> EngineProcess | None:
         """Give the engine whose iterating process this is, or None; does not raise."""

@@ -20,6 +20,19 @@ Reduction = Literal["int", "len", "sum", "max", "count_one", "sum_above_one", "b
 GROUPS = ("data", "pipeline", "context", "tensor", "expert", "label")
 """Names that a group of a process pattern may have; the ranks sort in this order."""
 
+LINE_NEEDS = ("iteration", "elapsed_ms")
+LINE_GROUPS = (
+    *LINE_NEEDS,
+    "prefill_requests",
+    "prefill_tokens",
+    "decode_requests",
+    "decode_tokens",
+    "dummy",
+    "pid",
+    "data",
+)
+"""Names that a group of a log's line must have, and may have."""
+
 WORKLOAD = tuple(one.name for one in dataclasses.fields(Workload))
 WHERE = "see docs/engines.md"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -80,6 +93,15 @@ class Metrics(Part, frozen=True):
     token_latency: Texts = ()
     running: Texts = ()
     waiting: Texts = ()
+
+
+class FeedText(Part, frozen=True):
+    """``[feed]``: what the engine says itself of each iteration, where that is switched on."""
+
+    kind: Literal["log", "forward_pass_metrics"] | None = None
+    option: str = ""
+    line: str = ""
+    draft_options: Texts = ()
 
 
 class Counter(Part, frozen=True):
@@ -168,6 +190,7 @@ class Description(Part, frozen=True):
     worker: Worker = Worker()
     other: Other = Other()
     metrics: Metrics = Metrics()
+    feed: FeedText = FeedText()
     files: dict[str, str] = {}
     phases: dict[str, dict[Phase, Texts]] = {}
     family: tuple[FamilyText, ...] = ()
@@ -219,6 +242,7 @@ def _with_likes(raw: dict[str, Any]) -> dict[str, Any]:
 def problems(described: Description) -> Iterator[tuple[str, str]]:
     """Give each key that is wrong with what to write instead."""
     yield from _process_problems(described)
+    yield from _feed_problems(described.feed)
     for alias, file in described.files.items():
         if not file.endswith(".py"):
             yield f"files.{alias}", f"{file!r} is no Python file: write a path that ends in .py"
@@ -264,6 +288,27 @@ def _process_problems(described: Description) -> Iterator[tuple[str, str]]:
         yield "core.match", "nothing tells the engine's process: give match, below or guess"
     if (described.core.below or described.core.guess) and not described.server.match:
         yield "server.match", "core.below and core.guess look below the server: say how to tell it"
+
+
+def _feed_problems(feed: FeedText) -> Iterator[tuple[str, str]]:
+    if (feed.kind == "log") != bool(feed.line):
+        yield "feed.line", "it belongs to kind = 'log' and only there: correct one"
+    if feed.kind == "forward_pass_metrics" and not feed.option:
+        yield "feed.option", "nothing tells that the feed is on: name the option of the engine"
+    if feed.kind != "log" or not feed.line:
+        return
+    try:
+        groups = set(re.compile(feed.line.encode()).groupindex)
+    except re.error as err:
+        yield "feed.line", f"{feed.line!r} is no regular expression ({err}): correct it"
+        return
+    if not (feed.line.startswith("^") and feed.line.endswith("$")):
+        yield "feed.line", "text within a line could pass for one: begin it with ^, end it with $"
+    for name in sorted(groups - set(LINE_GROUPS)):
+        yield "feed.line", f"group {name!r} is unknown: use {', '.join(LINE_GROUPS)}"
+    for name in LINE_NEEDS:
+        if name not in groups:
+            yield "feed.line", f"no group is named {name!r}: name the one that tells it"
 
 
 def _function_problems(

@@ -115,9 +115,7 @@ def _with_metrics(
         )
     # An engine without Python has no better rung than this one.
     state = finding.state if framework.families() else "ok"
-    return Finding(
-        state,
-        finding.subject,
-        f"{finding.text}; watched by {MEANING['metrics']}",
-        finding.details | {"rung": "metrics"},
-    )
+    text = f"{finding.text}; watched by {MEANING['metrics']}"
+    if framework.feed.option:
+        text += f", or by every iteration if the engine runs with {framework.feed.option}"
+    return Finding(state, finding.subject, text, finding.details | {"rung": "metrics"})

@@ -14,6 +14,8 @@ from schemas.settings import KafkaSettings
 EXTRAS = {
     "collect": ("confluent_kafka", "prometheus_client"),
     "capture": ("py_spy",),
+    "feeds": ("zmq",),
+    "nvidia": ("pynvml",),
     "stream": ("faust", "river", "clickhouse_connect", "aiohttp"),
     "simulator": ("numpy", "setproctitle", "prometheus_client", "aiohttp"),
     "demo": ("chdb",),

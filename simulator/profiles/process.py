@@ -40,6 +40,8 @@ class ProfileProcess:
 
         truth: Where the iterations go; nowhere unless given.
 
+        port: Of the metrics page; a free one unless given.
+
         busy: Whether a batch computes instead of sleeping.
 
         seconds: After this time the profile ends by itself.
@@ -52,6 +54,7 @@ class ProfileProcess:
         python: Sequence[str] = (sys.executable,),
         environment: Mapping[str, str] | None = None,
         truth: Path | None = None,
+        port: int = 0,
         period_ms: float = 20.0,
         busy: bool = False,
         seed: int = 1,
@@ -62,7 +65,7 @@ class ProfileProcess:
             raise ValueError(f"unknown profile {name!r}: take one of {', '.join(available())}")
         self._command = [
             *(*python, "-m", "simulator.profiles", name),
-            *("--period-ms", str(period_ms), "--seed", str(seed)),
+            *("--period-ms", str(period_ms), "--seed", str(seed), "--port", str(port)),
             *(() if truth is None else ("--truth", str(truth.resolve()))),
             *(("--busy",) if busy else ()),
             *(() if seconds is None else ("--seconds", str(seconds))),

@@ -37,9 +37,12 @@ from tests.collectors.engine import (
 
 pytestmark = pytest.mark.process
 
-WATCHED_SECONDS = 8.0
+WATCHED_SECONDS = 4.0
+SEVERAL_RETRIES_SECONDS = 1.5
 SLACK_NS = 3_000_000
-BLOCK_NATIVE = "import sys; sys.modules['latencyprism_native'] = None"
+# Another attempt to attach comes before the test ends.
+RETRY_SOON = "import collectors.watcher; collectors.watcher.RETRY_ATTACH_SECONDS = 0.5"
+BLOCK_NATIVE = f"import sys; sys.modules['latencyprism_native'] = None; {RETRY_SOON}"
 SMALL = 0.3
 
 
@@ -97,7 +100,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         Collector(write_config(folder, port), ["--stdout"]) as collector,
         following_the_clock() as offsets_ns,
     ):
-        wait_for(lambda: collector.told("by its iteration counter"))
+        wait_for(lambda: collector.told("by its memory"))
         with load(engine.base_url):
             wait_for(lambda: collector.iterations)
             time.sleep(WATCHED_SECONDS)
@@ -207,14 +210,14 @@ def test_a_good_watch_has_nothing_to_complain_about(watched: Watched) -> None:
 @needs_native
 def test_a_restarted_engine_is_the_same_engine_with_a_later_start(tmp_path: Path) -> None:
     port = free_port()
-    with Collector(write_config(tmp_path, port), ["--stdout"]) as collector:
+    with Collector(write_config(tmp_path, port), ["--stdout"], RETRY_SOON) as collector:
         with ReplicaProcess(port=port, work_ratio=SMALL) as first:
-            wait_for(lambda: collector.told("by its iteration counter"))
+            wait_for(lambda: collector.told("by its memory"))
             first.kill()
         wait_for(lambda: collector.engines[-1].state == "gone")
         wait_for(lambda: len(collector.told("the engine ended after")) == 1)
         with ReplicaProcess(port=port, work_ratio=SMALL) as second:
-            wait_for(lambda: len(collector.told("by its iteration counter")) == 2)
+            wait_for(lambda: len(collector.told("by its memory")) == 2)
             with load(second.base_url):
                 wait_for(lambda: len(collector.iterations) > 5)
     assert {one.engine_id for one in collector.engines} == {f"h:{port}"}
@@ -235,9 +238,12 @@ def test_a_refused_attach_is_one_line_and_the_metrics_go_on(
     as_nobody = (
         "import confluent_kafka, prometheus_client.parser, latencyprism_native, os\n"
         "import collectors.agent, collectors.publisher, collectors.engines as engines\n"
+        "import collectors.xpu.base as xpu\n"
         "[engines.load(name) for name in engines.available()]\n"
+        "[xpu.load(name) for name in xpu.available()]\n"
         "import encodings.idna, http.client, latencyprism.__main__ as entry\n"
         "entry.build_parser()\n"
+        f"{RETRY_SOON}\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
     )
     folder = tmp_path
@@ -250,8 +256,7 @@ def test_a_refused_attach_is_one_line_and_the_metrics_go_on(
         load(replica.base_url),
     ):
         wait_for(lambda: len(collector.iterations) >= 3 or collector.process.poll() is not None)
-        # Long enough for another attempt to attach.
-        time.sleep(6.0)
+        time.sleep(SEVERAL_RETRIES_SECONDS)
     [complaint] = collector.complaints
     assert "watched by /metrics only" in complaint
     assert "SYS_PTRACE" in complaint
@@ -269,7 +274,7 @@ def test_without_the_extension_the_metrics_are_read_and_it_is_said_once(
         load(replica.base_url),
     ):
         wait_for(lambda: len(collector.iterations) >= 3)
-        time.sleep(6.0)
+        time.sleep(SEVERAL_RETRIES_SECONDS)
     [complaint] = collector.complaints
     assert "watched by /metrics only: the native sampler is not installed" in complaint
     assert "make native" in complaint
@@ -287,7 +292,7 @@ def test_with_the_broker_away_it_says_so_once_and_ends_well(
     )
     with Collector(config) as collector:
         wait_for(lambda: collector.told("is not reachable"))
-        time.sleep(3.0)
+        time.sleep(1.0)
         assert collector.process.poll() is None
         assert collector.stop() == 0
     assert len(collector.told(" ERROR ")) == 1

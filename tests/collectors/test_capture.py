@@ -70,13 +70,12 @@ def test_a_capture_holds_stacks_counters_and_iterations(target: Target, tmp_path
     assert set(done.pids) == {core, *(one.process.pid for one in target.engine.ranks)} | {
         target.engine.api_server.pid if target.engine.api_server else core
     }
-    for pid in done.pids:
-        assert "<svg" in (folder / f"flamegraph-{pid}.svg").read_text()
-        speedscope = json.loads((folder / f"speedscope-{pid}.json").read_text())
-        assert speedscope["profiles"]
+    for name in (target.label(pid) for pid in done.pids):
+        assert "<svg" in (folder / f"flamegraph-{name}.svg").read_text()
+        assert json.loads((folder / f"speedscope-{name}.json").read_text())["profiles"]
         for moment in ("begin", "end"):
-            assert json.loads((folder / f"dump-{moment}-{pid}.json").read_text())
-    assert "run_busy_loop" in (folder / f"flamegraph-{core}.svg").read_text()
+            assert json.loads((folder / f"dump-{moment}-{name}.json").read_text())
+    assert "run_busy_loop" in (folder / f"flamegraph-engine_core-{core}.svg").read_text()
     iterations = [
         decode(Iteration, line) for line in (folder / "iterations.jsonl").read_bytes().splitlines()
     ]

@@ -264,7 +264,7 @@ def test_two_scrapes_give_the_mean_of_the_iterations_between(metrics: MetricsClo
     assert iteration == Iteration(
         engine_id="host:8000",
         process_start_ns=77,
-        sequence=150,
+        sequence=OFFSET // MS + 10_000,
         begin_ns=OFFSET + 9980 * MS,
         end_ns=OFFSET + 10_000 * MS,
         uncertainty_ns=20 * MS,

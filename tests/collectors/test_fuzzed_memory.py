@@ -56,7 +56,7 @@ def ended(sampler: Any, seconds: float = 5.0) -> bool:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_batch_is_accepted_that_the_engine_never_had(seed: int, tmp_path: Path) -> None:
     with no_more_descriptors():
-        score = watch(tmp_path, seconds=3.0, seed=seed)
+        score = watch(tmp_path, seconds=2.0, seed=seed)
     assert score.wrong == []
     assert score.counts_wrong == []
     assert score.alive
@@ -117,8 +117,8 @@ def test_a_target_without_memory_is_refused_with_a_reason() -> None:
 
 
 def test_memory_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
-    watch(tmp_path / "first", seconds=1.0, seed=8)
+    watch(tmp_path / "first", seconds=0.5, seed=8)
     before = rss_bytes()
-    score: Score = watch(tmp_path / "second", seconds=4.0, seed=9)
+    score: Score = watch(tmp_path / "second", seconds=2.5, seed=9)
     assert score.iterations
     assert rss_bytes() - before < 16 << 20

@@ -10,6 +10,7 @@ from collectors.governor import (
     FIRST_PATIENCE,
     LONGEST_PATIENCE,
     LOWEST_POLL_HZ,
+    LOWEST_STACK_HZ,
     Governor,
     Meter,
     Rates,
@@ -39,20 +40,21 @@ def test_within_the_budget_nothing_changes() -> None:
 
 
 def test_above_it_stacks_are_lowered_first_and_reads_after_them() -> None:
-    _, changes = governed(Rates(1000, 50), *[0.03] * 6)
+    _, changes = governed(Rates(1000, 120), *[0.03] * 6)
     assert changes == [
-        Rates(1000, 25),
-        Rates(1000, 12),
-        Rates(1000, 0),
-        Rates(500, 0),
-        Rates(LOWEST_POLL_HZ, 0),
+        Rates(1000, 60),
+        Rates(1000, 30),
+        Rates(1000, LOWEST_STACK_HZ),
+        Rates(500, LOWEST_STACK_HZ),
+        Rates(LOWEST_POLL_HZ, LOWEST_STACK_HZ),
         None,
     ]
 
 
-def test_far_above_it_the_stacks_go_at_once() -> None:
+def test_far_above_it_the_stacks_go_at_once_but_enough_to_name_a_phase() -> None:
     governor, changes = governed(Rates(1000, 250), 0.5, 0.5, 0.5)
-    assert changes == [Rates(1000, 0), Rates(LOWEST_POLL_HZ, 0), None]
+    lowest = Rates(LOWEST_POLL_HZ, LOWEST_STACK_HZ)
+    assert changes == [Rates(1000, LOWEST_STACK_HZ), lowest, None]
     assert governor.state == "floor"
     assert "lower rates would not change that" in governor.reason
 
@@ -73,19 +75,17 @@ def test_reads_are_left_alone_where_it_is_not_they_that_cost() -> None:
 
 
 def test_well_below_it_rates_are_given_back_reads_first_and_never_more_than_was_asked_for() -> None:
-    governor, _ = governed(Rates(1000, 50), *[0.5] * 3)
+    governor, _ = governed(Rates(1000, 60), *[0.5] * 3)
     seen = []
     for _ in range(50):
         changed = governor.judge(0.004)
         if changed is not None:
             seen.append(changed)
     assert seen == [
-        Rates(500, 0),
-        Rates(1000, 0),
-        Rates(1000, 10),
-        Rates(1000, 20),
-        Rates(1000, 40),
+        Rates(500, 25),
+        Rates(1000, 25),
         Rates(1000, 50),
+        Rates(1000, 60),
     ]
     assert governor.state == "as_wanted"
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,12 +17,16 @@ from collectors.clock import Scrape
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, RankProcess, read_process
 from collectors.engines import Family, Framework, load
+from collectors.engines.described import FeedText
+from collectors.feeds.listener import FEEDS
+from collectors.feeds.log import LogFeed
 from collectors.publisher import MemoryPublisher
 from collectors.rank import epoch_offset_ns
 from collectors.scrape import ScrapeError
 from collectors.stacks import AttachRefused, NotServing, Sampler, SamplerUnavailable
 from collectors.watcher import Watcher
 from schemas.records import Engine, Iteration, Role
+from tests.collectors.feeding import decode
 from tests.collectors.packing import MS, begin, end, state
 
 GONE, DENIED, LOST = 2, 3, 4
@@ -64,14 +69,19 @@ class Script:
 class OneFamily(Framework):
     """vLLM as it was first known: one way for each role, so that each attach is one attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, feed: FeedText) -> None:
         self._vllm = load("vllm")
+        self.feed_text = feed
 
     def families(self, role: Role = "engine_core", version: str | None = None) -> list[Family]:
         return self._vllm.families(role, version)[:1]
 
     def version(self, engine: EngineProcess) -> str | None:
         return None
+
+    @property
+    def feed(self) -> FeedText:
+        return self.feed_text
 
 
 class Bench:
@@ -90,13 +100,18 @@ class Bench:
         self.candidates: tuple[Process, ...] = ()
         self.settings = CollectSettings(metrics_period_seconds=0.01, open_iteration_seconds=0.05)
         self.port: int | None = 8000
+        self.feed = FeedText()
+        # How many iterations each scrape counts more than the one before.
+        self.counted_at_a_time = 10
+        self._counted = 0
         self._started: list[Watcher] = []
         monkeypatch.setattr(watcher_module, "scrape", self._scrape)
         monkeypatch.setattr(watcher_module, "RETRY_ATTACH_SECONDS", 0.1)
 
     def _scrape(self, *_: object) -> Scrape:
         self.scrapes += 1
-        return Scrape(at_ns=self.scrapes * 1000 * MS, iterations=10 * self.scrapes)
+        self._counted += self.counted_at_a_time
+        return Scrape(at_ns=self.scrapes * 1000 * MS, iterations=self._counted)
 
     def _attach(self, pid: int, *_: object, **__: object) -> Sampler:
         of_rank = self.of_rank.get(pid)
@@ -124,7 +139,7 @@ class Bench:
                 ranks=self.ranks,
                 candidates=self.candidates,
             ),
-            OneFamily(),
+            OneFamily(self.feed),
             "h",
             self.publisher,
             self.settings,
@@ -140,11 +155,17 @@ class Bench:
         return watcher
 
     def add_rank(self, script: Script | Exception, role: Role) -> None:
-        """Give the engine a second process: the one that started the tests."""
-        process = read_process(os.getppid())
+        """Give the engine a further process: the one that started the tests, and its parent."""
+        pid = os.getpid()
+        for _ in range(len(self.ranks) + 1):
+            before = read_process(pid)
+            assert before is not None
+            pid = before.parent_pid
+        process = read_process(pid)
         assert process is not None
         self.of_rank[process.pid] = script
-        self.ranks = (RankProcess(process=process, rank=1, role=role),)
+        rank = RankProcess(process=process, rank=len(self.ranks) + 1, role=role)
+        self.ranks = (*self.ranks, rank)
 
     def stop(self) -> None:
         for watcher in self._started:
@@ -371,7 +392,7 @@ def test_reading_that_costs_too_much_is_slowed_down_and_told(
     now_ns, script.cpu_ns = now_ns + 10**9, 10**8
     watcher.govern()
     # Stacks are what can be given up first.
-    assert script.rates == [(1000, 0)]
+    assert script.rates == [(1000, 25)]
     assert "takes 10.0 % of a core, which is over its budget of 2.0 %" in warnings(caplog)[0]
     assert "Raise [collect] cpu_budget_ratio" in warnings(caplog)[0]
     for _ in range(8):
@@ -383,16 +404,16 @@ def test_reading_that_costs_too_much_is_slowed_down_and_told(
     assert (bench.engines[-1].poll_hz, bench.engines[-1].stack_hz) == script.rates[-1]
 
 
-def wait_until_watched(bench: Bench, watcher: Watcher) -> None:
+def wait_until_watched(bench: Bench, watcher: Watcher, *ranks: int) -> None:
     wait_for(lambda: bench.is_read)
     watcher.watch_ranks()
-    wait_for(lambda: bench.engines[-1].watched_ranks == (0, 1))
+    wait_for(lambda: bench.engines[-1].watched_ranks == (0, *ranks))
 
 
 def test_a_rank_that_iterates_as_the_core_does_is_a_rank_of_the_batch(bench: Bench) -> None:
     bench.add_rank(Script(begin(5, MS) + end(5, 20 * MS)), "engine_core")
     watcher = bench.start(Script(begin(5, MS) + end(5, 10 * MS)))
-    wait_until_watched(bench, watcher)
+    wait_until_watched(bench, watcher, 1)
     wait_for(lambda: len(bench.iterations) == 2)
     assert {(one.rank, one.sequence) for one in bench.iterations} == {(0, 5), (1, 5)}
     assert bench.engines[-1].ranks == 2
@@ -402,8 +423,9 @@ def test_a_rank_that_iterates_as_the_core_does_is_a_rank_of_the_batch(bench: Ben
 def test_a_workers_share_is_told_by_role_and_is_no_rank_to_wait_for(bench: Bench) -> None:
     now_ns = time.monotonic_ns()
     bench.add_rank(Script(begin(1, now_ns + MS) + end(1, now_ns + 9 * MS)), "worker")
+    bench.add_rank(Script(), "worker")
     watcher = bench.start(Script(begin(41, now_ns)))
-    wait_until_watched(bench, watcher)
+    wait_until_watched(bench, watcher, 1, 2)
     wait_for(lambda: any(one.role == "worker" for one in bench.iterations))
     [share] = [one for one in bench.iterations if one.role == "worker"]
     assert (share.sequence, share.rank) == (41, 1)
@@ -423,6 +445,14 @@ def test_a_rank_that_is_refused_is_one_line_and_does_not_trouble_the_core(
     assert bench.engines[-1].ranks == 1
 
 
+def test_one_worker_alone_is_left_in_peace(bench: Bench) -> None:
+    bench.add_rank(Script(), "worker")
+    watcher = bench.start(Script())
+    wait_for(lambda: bench.is_read)
+    watcher.watch_ranks()
+    assert watcher._ranks == {}
+
+
 def test_workers_are_left_alone_where_the_settings_say_so(bench: Bench) -> None:
     bench.settings = msgspec.structs.replace(bench.settings, workers=False)
     bench.add_rank(Script(), "engine_core")
@@ -440,6 +470,135 @@ def test_of_several_processes_the_one_whose_loop_runs_is_watched(bench: Bench) -
     wait_for(lambda: bench.iterations)
     assert bench.engines[-1].source == "counter"
     assert watcher._core.reader.process == candidate
+
+
+@pytest.fixture
+def engine_log(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., None]]:
+    """A log that the engine writes; give it the numbers of its next iterations."""
+    path = tmp_path / "engine.log"
+    path.write_bytes(b"")
+    fd = tmp_path / "proc" / str(os.getpid()) / "fd"
+    fd.mkdir(parents=True)
+    (fd / "1").symlink_to(path)
+    vllm = load("vllm").feed
+    bench.feed = vllm
+    monkeypatch.setitem(FEEDS, "log", lambda text, engine: LogFeed(text, engine, tmp_path / "proc"))
+
+    def write(*numbers: int) -> None:
+        with path.open("ab") as file:
+            for number in numbers:
+                file.write(decode(number).replace(b"pid=25038", b"pid=%d" % os.getpid()))
+
+    yield write
+    bench.stop()
+
+
+def is_open(watcher: Watcher) -> Callable[[], bool]:
+    return lambda: watcher._listener.is_open
+
+
+def test_what_the_engine_says_itself_is_taken_before_the_metrics(
+    bench: Bench, engine_log: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.counted_at_a_time = 0
+    watcher = bench.start(AttachRefused("give the agent SYS_PTRACE"))
+    wait_for(is_open(watcher))
+    assert bench.engines[-1].source == "metrics"
+    engine_log(6, 7, 9)
+    wait_for(lambda: watcher.source == "stream")
+    wait_for(lambda: len(bench.iterations) == 3)
+    assert {one.source for one in bench.iterations} == {"stream"}
+    first = bench.iterations[0].sequence
+    assert [one.sequence - first for one in bench.iterations] == [0, 1, 3]
+    assert {one.engine_id for one in bench.iterations} == {ID}
+    assert (watcher.iterations_seen, watcher.iterations_missed) == (3, 1)
+    wait_for(lambda: bench.engines[-1].source == "stream")
+    assert bench.engines[-1].note == "watched by its iteration log: give the agent SYS_PTRACE"
+    assert warnings(caplog)[-1] == f"{ID}: {bench.engines[-1].note}"
+
+
+def test_a_log_without_iterations_leaves_the_metrics_as_they_are(
+    bench: Bench, engine_log: Callable[..., None]
+) -> None:
+    watcher = bench.start(AttachRefused("no"))
+    wait_for(lambda: watcher._listener.is_open and len(bench.iterations) >= 5)
+    assert {one.source for one in bench.iterations} == {"metrics"}
+    assert watcher.source == "metrics"
+
+
+def test_an_engine_that_stops_to_log_while_it_counts_falls_to_the_metrics(
+    bench: Bench, engine_log: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.counted_at_a_time = 0
+    bench.settings = msgspec.structs.replace(bench.settings, metrics_period_seconds=0.1)
+    watcher = bench.start(AttachRefused("no"))
+    wait_for(is_open(watcher))
+    engine_log(1)
+    wait_for(lambda: watcher.source == "stream")
+    scrapes = bench.scrapes
+    wait_for(lambda: bench.scrapes > scrapes + 3)
+    # Idle is not silent: nothing was counted.
+    assert watcher.source == "stream"
+    bench.counted_at_a_time = 10
+    wait_for(lambda: watcher.source == "metrics")
+    assert "says nothing while /metrics counts: look at the engine's log" in caplog.text
+    wait_for(lambda: [one for one in bench.iterations if one.source == "metrics"])
+    first = next(one for one in bench.iterations if one.source == "metrics")
+    # All that was counted while the log was silent, not only what came after that was noticed.
+    assert first.iterations >= 20
+    engine_log(2)
+    wait_for(lambda: watcher.source == "stream")
+
+
+def test_while_it_says_them_iterations_are_not_counted_twice(
+    bench: Bench, engine_log: Callable[..., None]
+) -> None:
+    bench.counted_at_a_time = 1
+    bench.settings = msgspec.structs.replace(bench.settings, metrics_period_seconds=0.1)
+    watcher = bench.start(AttachRefused("no"))
+    wait_for(is_open(watcher))
+    number = 0
+    while bench.scrapes < 12:
+        engine_log(number)
+        number += 1
+        time.sleep(0.005)
+    wait_for(lambda: len([one for one in bench.iterations if one.source == "stream"]) == number)
+    bench.stop()
+    by_metrics = sum(one.iterations for one in bench.iterations if one.source == "metrics")
+    # Only before its first word and after its last.
+    assert by_metrics <= bench.scrapes // 2
+    assert watcher.iterations_seen == number + by_metrics
+
+
+def test_memory_that_may_be_read_is_better_than_what_the_engine_says(
+    bench: Bench, engine_log: Callable[..., None]
+) -> None:
+    bench.counted_at_a_time = 0
+    script = Script(begin(1, MS) + end(1, 2 * MS))
+    watcher = bench.start(AttachRefused("not yet"), AttachRefused("not yet"), script)
+    wait_for(is_open(watcher))
+    engine_log(3)
+    wait_for(lambda: bench.is_read)
+    assert not watcher._listener.is_open
+    engine_log(4)
+    time.sleep(0.1)
+    assert [one.source for one in bench.iterations] in (["stream", "counter"], ["counter"])
+
+
+def test_ranks_are_not_tried_where_the_core_only_speaks(
+    bench: Bench, engine_log: Callable[..., None]
+) -> None:
+    bench.counted_at_a_time = 0
+    bench.add_rank(Script(), "engine_core")
+    watcher = bench.start(AttachRefused("no"))
+    wait_for(is_open(watcher))
+    engine_log(3)
+    wait_for(lambda: watcher.source == "stream")
+    watcher.watch_ranks()
+    assert watcher._ranks == {}
+    assert bench.engines[-1].sources == ("stream",)
 
 
 def test_the_two_clocks_are_compared_within_a_microsecond_or_so() -> None:

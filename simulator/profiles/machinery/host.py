@@ -53,6 +53,8 @@ class Host:
         self._ready_reader, self._ready_writer = os.pipe()
         # Bound before the titles are written, because they name the port.
         self._listener = socket.socket()
+        # One that was killed leaves connections behind, and may start again on its port.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", options.port))
         self.port = int(self._listener.getsockname()[1])
 
