@@ -78,7 +78,10 @@ bench-latency: install ## Milliseconds from a batch's end to the webhook, on a r
 bench-detect: install ## Prediction error, false alarms and detection on batches
 	$(BIN)/python benchmarks/detect.py
 
+bench-fuzz: install ## Wrong values and panics on a million fuzzed reads and hostile engines (needs Rust)
+	$(BIN)/python benchmarks/fuzz.py
+
 clean: ## Remove everything that was built or downloaded
 	rm -rf $(VENV) .cache build dist demo-data .mypy_cache .ruff_cache .pytest_cache collectors/native/target
 
-.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-engine bench-latency bench-detect clean
+.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-engine bench-latency bench-detect bench-fuzz clean

@@ -152,12 +152,18 @@ impl Frames {
     pub fn threads<M: Memory>(objects: &Objects<M>, interpreter: u64) -> Result<Vec<u64>, Trouble> {
         let layout = objects.layout;
         let mut threads = Vec::new();
-        let mut next = objects
-            .memory
-            .word(interpreter + layout.interpreter_threads_head)?;
-        while next != 0 && threads.len() < MAX_THREADS {
+        let mut at = interpreter.wrapping_add(layout.interpreter_threads_head);
+        while threads.len() < MAX_THREADS {
+            let next = objects.memory.word(at)?;
+            if next == 0 {
+                break;
+            }
+            // A thread that ended meanwhile may lead back.
+            if threads.contains(&next) {
+                return Err(Trouble::Torn);
+            }
             threads.push(next);
-            next = objects.memory.word(next.wrapping_add(layout.thread_next))?;
+            at = next.wrapping_add(layout.thread_next);
         }
         Ok(threads)
     }

@@ -13,6 +13,8 @@ mod dump;
 mod errors;
 mod events;
 mod frames;
+#[cfg(test)]
+mod fuzz;
 mod layout;
 mod lookahead;
 mod memory;

@@ -11,6 +11,14 @@ use crate::memory::{Memory, Piece, Trouble};
 
 /// Pieces of one fetch that may turn out unreadable before the rest is given up.
 const MAX_UNREADABLE: usize = 8;
+const PAGE_BITS: u32 = 12;
+/// Bytes between two pieces that are copied rather than left out.
+const MAX_GAP: u64 = 256;
+/// Pieces that begin with an object, as `objects` reads them.
+const OBJECT_BYTES: usize = crate::objects::INT_BYTES;
+const CONTAINER_BYTES: usize = crate::objects::CONTAINER;
+/// One that begins before the object: its attributes, the collector's words, its references.
+const HEAD_BYTES: usize = crate::objects::HEAD;
 
 #[derive(Default)]
 struct Ahead {
@@ -80,6 +88,68 @@ impl<M: Memory> Lookahead<M> {
         }
         Ok(fetched)
     }
+}
+
+impl<M: Memory> Lookahead<M> {
+    /// Whether everything that was fetched is still the same, in one more call: then it was there
+    /// all at once.
+    pub fn is_unchanged(&self) -> Result<bool, Trouble> {
+        let ahead = self.ahead.borrow();
+        let Some(ahead) = ahead.as_ref() else {
+            return Ok(true);
+        };
+        let whole = ahead.known.iter();
+        let mut whole: Vec<(&Piece, &Vec<u8>)> = whole
+            .filter(|(piece, known)| piece.1 > 0 && piece.1 == known.len())
+            .collect();
+        whole.sort_unstable_by_key(|(piece, _)| **piece);
+        let mut ranges: Vec<Piece> = Vec::new();
+        let mut at = Vec::with_capacity(whole.len());
+        let mut total = 0;
+        for (piece, _) in &whole {
+            match ranges.last_mut() {
+                Some(last) if is_near(*last, **piece) => {
+                    let end = (piece.0 - last.0) as usize + piece.1;
+                    total += end.saturating_sub(last.1);
+                    last.1 = last.1.max(end);
+                }
+                _ => {
+                    total += piece.1;
+                    ranges.push(**piece);
+                }
+            }
+            let last = ranges.last().map_or((0, 0), |last| *last);
+            at.push(total - last.1 + (piece.0 - last.0) as usize);
+        }
+        let mut again = vec![0; total];
+        match self.inner.gather_all(&ranges, &mut again) {
+            Ok(()) => {}
+            Err(Trouble::Torn) => return Ok(false),
+            Err(other) => return Err(other),
+        }
+        let same = |((piece, known), at): (&(&Piece, &Vec<u8>), &usize)| {
+            is_same(known, &again[*at..*at + piece.1])
+        };
+        Ok(whole.iter().zip(&at).all(same))
+    }
+}
+
+/// Whether what lies between a stretch and the next is readable, and little: one read takes both.
+fn is_near(last: Piece, next: Piece) -> bool {
+    let end = last.0.wrapping_add(last.1 as u64);
+    let same_page = end.wrapping_sub(1) >> PAGE_BITS == next.0 >> PAGE_BITS;
+    next.0 < end || same_page && next.0 - end <= MAX_GAP
+}
+
+/// Whether two copies are alike but for the words by which Python counts references and collects
+/// garbage, which are told by the length of the piece.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let counted = match one.len() {
+        OBJECT_BYTES | CONTAINER_BYTES => 0..8,
+        HEAD_BYTES => 16..40,
+        _ => 0..0,
+    };
+    one[..counted.start] == other[..counted.start] && one[counted.end..] == other[counted.end..]
 }
 
 impl<M: Memory> Memory for Lookahead<M> {
@@ -166,5 +236,27 @@ mod tests {
         let mut out = [0; 16];
         let pieces = [(good, 8), (bad, 8)];
         assert_eq!(memory.gather(&pieces, &mut out), Ok(8));
+    }
+
+    #[test]
+    fn what_changed_since_it_was_fetched_is_noticed_but_for_references() {
+        let object = Box::leak(Box::new([1u64, 2, 3, 4]));
+        let at = object.as_ptr() as u64;
+        let memory = Lookahead::new(ProcessMemory::new(std::process::id() as i32));
+        memory.start();
+        let mut out = [0; OBJECT_BYTES];
+        assert!(memory.read(at, &mut out).is_err() && memory.word(at + 24).is_err());
+        assert_eq!(memory.fetch(), Ok(true));
+        assert_eq!(memory.is_unchanged(), Ok(true));
+        let put = |index: usize, word: u64| {
+            // SAFETY: our own, and nobody else has it.
+            unsafe { std::ptr::write_volatile((at as *mut u64).add(index), word) }
+        };
+        put(0, 99);
+        assert_eq!(memory.is_unchanged(), Ok(true));
+        put(2, 99);
+        assert_eq!(memory.is_unchanged(), Ok(false));
+        memory.stop();
+        assert_eq!(memory.is_unchanged(), Ok(true));
     }
 }

@@ -29,14 +29,17 @@ const MAX_SLOW_ELEMENTS: usize = 256;
 
 /// An object's head with the words in front of it and behind it that hold its attributes.
 const BEFORE: u64 = 32;
-const HEAD: usize = 56;
+pub const HEAD: usize = 56;
 /// A container's own fields.
-const CONTAINER: usize = 48;
+pub const CONTAINER: usize = 48;
 /// An int with up to two digits; CPython allocates in units of 16 bytes.
 pub const INT_BYTES: usize = 32;
+const DIGIT_BITS: u32 = 30;
 const DICT_BYTES: usize = 48;
 const KEYS_BYTES: usize = 32;
 const TYPE_BYTES: usize = 296;
+/// No instance has more bytes of its own.
+const MAX_BASIC_BYTES: u64 = 1 << 20;
 
 /// A word that must stay as it is, as far as its mask goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +167,9 @@ impl<M: Memory> Objects<M> {
         let mut bytes = [0; TYPE_BYTES];
         self.memory.read(address, &mut bytes)?;
         let flags = bytes.u64_at(layout.type_flags);
-        if flags & layout::READY == 0 || bytes.u64_at(layout.object_type) == 0 {
+        let basic_bytes = bytes.u64_at(layout.type_basicsize);
+        let plausible = flags & layout::READY != 0 && basic_bytes <= MAX_BASIC_BYTES;
+        if !plausible || bytes.u64_at(layout.object_type) == 0 {
             return Err(Trouble::Torn);
         }
         let heap = flags & layout::HEAP_TYPE != 0;
@@ -179,14 +184,15 @@ impl<M: Memory> Objects<M> {
         let class = Class {
             managed,
             values_behind: if managed && flags & layout::INLINE_VALUES != 0 {
-                bytes.u64_at(layout.type_basicsize)
+                basic_bytes
             } else {
                 0
             },
             dictoffset: bytes.i64_at(layout.type_dictoffset),
-            basic_bytes: bytes.u64_at(layout.type_basicsize),
+            basic_bytes,
             cached_keys: if heap {
-                self.memory.word(address + layout.type_cached_keys as u64)?
+                let at = address.wrapping_add(layout.type_cached_keys as u64);
+                self.memory.word(at)?
             } else {
                 0
             },
@@ -586,23 +592,26 @@ impl<M: Memory> Objects<M> {
         let mut heads = vec![0; candidates.len() * 48];
         let pieces: Vec<Piece> = candidates.iter().map(|(_, key)| (*key, 48)).collect();
         self.memory.gather_all(&pieces, &mut heads)?;
-        let mut text = vec![0; name.len()];
-        for (head, (index, key)) in heads.chunks_exact(48).zip(candidates) {
+        let is_alike = |head: &[u8]| {
             let ascii_and_compact = head.u32_at(layout.text_state) >> 5 & 3 == 3;
-            if !ascii_and_compact || head.u64_at(layout.text_length) != name.len() as u64 {
-                continue;
-            }
-            self.memory
-                .read(key.wrapping_add(layout.text_ascii_data), &mut text)?;
-            if text == name.as_bytes() {
-                return Ok(Place {
-                    index,
-                    entries: table.entries,
-                    key,
-                });
-            }
-        }
-        Err(Trouble::Absent)
+            ascii_and_compact && head.u64_at(layout.text_length) == name.len() as u64
+        };
+        let heads = heads.chunks_exact(48);
+        let alike = heads.zip(candidates).filter(|(head, _)| is_alike(head));
+        let alike: Vec<(u64, u64)> = alike.map(|(_, candidate)| candidate).collect();
+        let mut texts = vec![0; alike.len() * name.len()];
+        let text_at = |key: u64| key.wrapping_add(layout.text_ascii_data);
+        let pieces = alike.iter().map(|(_, key)| (text_at(*key), name.len()));
+        let pieces: Vec<Piece> = pieces.collect();
+        self.memory.gather_all(&pieces, &mut texts)?;
+        let mut texts = texts.chunks_exact(name.len().max(1));
+        let found = texts.position(|text| text == name.as_bytes());
+        let (index, key) = found.map(|at| alike[at]).ok_or(Trouble::Absent)?;
+        Ok(Place {
+            index,
+            entries: table.entries,
+            key,
+        })
     }
 
     fn table(&self, keys: u64) -> Result<Table, Trouble> {
@@ -627,6 +636,7 @@ impl<M: Memory> Objects<M> {
     // ---- numbers
 
     /// The value of an int or bool.
+    #[cfg(test)]
     pub fn int(&mut self, object: u64) -> Result<i64, Trouble> {
         let mut bytes = [0; INT_BYTES];
         self.memory.read(object, &mut bytes)?;
@@ -640,15 +650,16 @@ impl<M: Memory> Objects<M> {
             return Err(Trouble::Absent);
         }
         let (digits, negative) = self.int_size(bytes);
+        let digit = |index: usize| u64::from(bytes.u32_at(layout.int_digits + 4 * index));
         let mut magnitude = match digits {
             0 => 0,
-            1 => u64::from(bytes.u32_at(layout.int_digits)),
-            2 | 3 => {
-                u64::from(bytes.u32_at(layout.int_digits))
-                    | u64::from(bytes.u32_at(layout.int_digits + 4)) << 30
-            }
+            1 => digit(0),
+            2 | 3 => digit(0) | digit(1) << DIGIT_BITS,
             _ => return Err(Trouble::Absent),
         };
+        if (0..digits.min(2) as usize).any(|index| digit(index) >> DIGIT_BITS != 0) {
+            return Err(Trouble::Torn);
+        }
         if digits == 3 {
             let third_at = layout.int_digits + 8;
             let mut third = [0; 4];
@@ -663,7 +674,7 @@ impl<M: Memory> Objects<M> {
             if third >= 1 << 3 {
                 return Err(Trouble::Absent);
             }
-            magnitude |= third << 60;
+            magnitude |= third << (2 * DIGIT_BITS);
         }
         // At most 63 bits by the checks above, so the sign always fits.
         let magnitude = i64::try_from(magnitude).map_err(|_| Trouble::Torn)?;
@@ -906,10 +917,8 @@ impl<M: Memory> Objects<M> {
         objects: &[u64],
         name: &str,
     ) -> Result<Option<Vec<u64>>, Trouble> {
-        let pieces: Vec<Piece> = objects
-            .iter()
-            .map(|object| (object.saturating_sub(BEFORE), HEAD))
-            .collect();
+        let piece = |object: &u64| Ok((object.checked_sub(BEFORE).ok_or(Trouble::Torn)?, HEAD));
+        let pieces: Vec<Piece> = objects.iter().map(piece).collect::<Result<_, _>>()?;
         let mut heads = vec![0; objects.len() * HEAD];
         self.memory.gather_all(&pieces, &mut heads)?;
         let heads: Vec<&[u8]> = heads.chunks_exact(HEAD).collect();
@@ -1266,14 +1275,18 @@ mod tests {
             let size = |digits: u64| digits << (3 * u32::from(world.layout.int_tagged));
             world
                 .memory
-                .put_words(0x60_000, &[1, INT, size(3), u64::MAX, u64::MAX]);
+                .put_words(0x60_000, &[1, INT, size(3), 7 | 7 << 32, u64::MAX]);
             world.memory.put_words(0x60_100, &[1, INT, size(900), 0, 0]);
+            world
+                .memory
+                .put_words(0x60_200, &[1, INT, size(1), 1 << 30, 0]);
             let mut objects = world.done();
             for (index, value) in values.iter().enumerate() {
                 assert_eq!(objects.int(0x50_000 + 0x100 * index as u64), Ok(*value));
             }
             assert_eq!(objects.int(0x60_000), Err(Trouble::Absent));
             assert_eq!(objects.int(0x60_100), Err(Trouble::Absent));
+            assert_eq!(objects.int(0x60_200), Err(Trouble::Torn));
         });
     }
 

@@ -58,6 +58,19 @@ impl Identity {
     }
 }
 
+/// Where a program's code begins and ends and where its stack begins: exec changes them, and leaves
+/// the process number and the start time.
+pub type Image = [u64; 3];
+
+/// Fields 26 to 28 of `/proc/<pid>/stat`; all 0 where we may not know them.
+pub fn image(pid: i32) -> Option<Image> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(23);
+    let mut next = || fields.next()?.parse().ok();
+    Some([next()?, next()?, next()?])
+}
+
 /// Start time in clock ticks since boot, field 22 of `/proc/<pid>/stat`.
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -16,7 +16,7 @@ use crate::frames::{Found, Frames, Seen, Walk};
 use crate::layout::Layout;
 use crate::lookahead::Lookahead;
 use crate::memory::{Fields, Memory, ProcessMemory, Trouble};
-use crate::objects::{Objects, Slot};
+use crate::objects::{Objects, Slot, INT_BYTES};
 use crate::places::{Ask, Place};
 use crate::process::{self, Identity};
 use crate::spec::{CounterKind, Holder, Path, Spec};
@@ -32,6 +32,9 @@ const ATTACH_ATTEMPTS: usize = 40;
 const RESOLVE_AGAIN_NS: u64 = 250_000_000;
 const HEALTH_NS: u64 = 100_000_000;
 const FORGET_NS: u64 = 10_000_000_000;
+/// Resolutions in a row that find only another choice of the counter before it is taken: an object
+/// that is freed meanwhile seems to lack the attribute.
+const ASTRAY: u32 = 12;
 /// Stacks in a row without the root function before the thread is looked for again.
 const ROOTLESS_STACKS: u32 = 20;
 
@@ -40,6 +43,8 @@ const ROOTLESS_STACKS: u32 = 20;
 pub enum Stop {
     Gone,
     Refused,
+    /// Another program runs in the process now.
+    Replaced,
 }
 
 /// The counter, found.
@@ -71,6 +76,7 @@ struct Followed {
 
 pub struct Reader {
     identity: Identity,
+    image: Option<process::Image>,
     pub version: String,
     interpreter: u64,
     layout: &'static Layout,
@@ -80,6 +86,9 @@ pub struct Reader {
     batches: Batches,
     stats: Arc<Stats>,
     resolved: Option<Resolved>,
+    /// The choice of the counter that counts, and how often in a row another was found.
+    choice: usize,
+    astray: u32,
     /// The step, the call, and the frame that has the batch where that is another one.
     step: Option<Place>,
     call: Option<Place>,
@@ -112,6 +121,7 @@ impl Reader {
     pub fn attach(pid: i32, spec: Spec, stats: Arc<Stats>) -> Result<Reader, Failure> {
         let identity = Identity::of(pid)?;
         let started = process::start_time(pid);
+        let image = process::image(pid);
         let spy = process::spy_on(pid, false)?;
         let memory = ProcessMemory::new(pid);
         let layout = process::layout_of(&memory, pid, &spy)?;
@@ -126,6 +136,8 @@ impl Reader {
             spec,
             stats,
             resolved: None,
+            choice: 0,
+            astray: 0,
             step: None,
             call: None,
             holder: None,
@@ -148,6 +160,7 @@ impl Reader {
             look_around_ns: 0,
             rootless: 0,
             identity,
+            image,
         };
         let mut outcome = Err(Trouble::Absent);
         for attempt in 0..ATTACH_ATTEMPTS {
@@ -268,6 +281,8 @@ impl Reader {
         let (thread, walk, own) = self.find_root()?;
         let root = walk.root.ok_or(Trouble::Torn)?.found;
         let counter = self.find_counter(own)?;
+        let choices = self.spec.counter.len();
+        self.hold_to_choice(counter.as_ref().map_or(choices, |counter| counter.choice))?;
         if counter.is_none() && self.spec.call.is_none() {
             return Err(Trouble::Absent);
         }
@@ -282,6 +297,21 @@ impl Reader {
         self.follow()?;
         self.learn(&walk);
         self.learn_call(&walk);
+        Ok(())
+    }
+
+    /// `Torn` while another choice than the last one may be a mistake.
+    fn hold_to_choice(&mut self, choice: usize) -> Result<(), Trouble> {
+        self.astray = if choice == self.choice {
+            0
+        } else {
+            self.astray + 1
+        };
+        if self.astray > 0 && self.astray < ASTRAY {
+            return Err(Trouble::Torn);
+        }
+        self.choice = choice;
+        self.astray = 0;
         Ok(())
     }
 
@@ -318,24 +348,26 @@ impl Reader {
         if pointer == 0 {
             return Err(Trouble::Absent);
         }
-        let number = match kind {
-            CounterKind::Int => self.objects.int(pointer)?,
+        let number_bytes = match kind {
+            CounterKind::Int => INT_BYTES,
             CounterKind::Pointer => 0,
         };
-        let mut words = vec![0; 8 + 8 * slot.guards.len()];
-        let mut pieces = vec![(slot.address, 8)];
+        let mut words = vec![0; number_bytes + 16 + 8 * slot.guards.len()];
+        let mut pieces = vec![(pointer, number_bytes), (slot.address, 8)];
         pieces.extend(slot.guards.iter().map(|guard| (guard.address, 8)));
+        pieces.push((slot.address, 8));
         self.objects.memory.gather_all(&pieces, &mut words)?;
-        let kept = slot
-            .guards
-            .iter()
-            .enumerate()
-            .all(|(index, guard)| guard.holds(words.u64_at(8 + 8 * index)));
-        if kept && words.u64_at(0) == pointer {
-            Ok((slot, pointer, number))
-        } else {
-            Err(Trouble::Torn)
+        let (number, owner) = words.split_at(number_bytes);
+        let mut guards = slot.guards.iter().enumerate();
+        let kept = guards.all(|(index, guard)| guard.holds(owner.u64_at(8 + 8 * index)));
+        if !kept || [owner.u64_at(0), owner.u64_at(owner.len() - 8)] != [pointer; 2] {
+            return Err(Trouble::Torn);
         }
+        let number = match kind {
+            CounterKind::Int => self.objects.decode_int(pointer, number)?,
+            CounterKind::Pointer => 0,
+        };
+        Ok((slot, pointer, number))
     }
 
     /// Finds the attributes that ticks look at besides the counter.
@@ -430,7 +462,11 @@ impl Reader {
             self.resolve_again_ns = now_ns + RESOLVE_AGAIN_NS;
             match self.resolve() {
                 Ok(()) => out.push(self.attached(now_ns)),
-                Err(trouble) => return self.stop_on(trouble),
+                Err(trouble) => {
+                    self.stop_on(trouble)?;
+                    let same = process::image(self.identity.pid) == self.image;
+                    return if same { Ok(()) } else { Err(Stop::Replaced) };
+                }
             }
         }
         match self.poll(out) {
@@ -463,10 +499,10 @@ impl Reader {
     }
 
     fn find_again(&mut self, out: &mut Vec<Event>) -> Result<(), Stop> {
-        let before = self.rung();
+        let before = (self.rung(), self.choice);
         for _ in 0..RETRIES {
             match self.resolve() {
-                Ok(()) if self.rung() == before => return Ok(()),
+                Ok(()) if (self.rung(), self.choice) == before => return Ok(()),
                 Ok(()) => {
                     // Another way of counting has nothing to do with the numbers so far.
                     self.clock.forget();

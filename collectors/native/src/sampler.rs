@@ -353,6 +353,14 @@ fn run(mut reader: Reader, shared: &Shared) {
         }
         if let Some(stop) = stop {
             let (code, failure) = match stop {
+                Stop::Replaced => {
+                    shared.fail(format!(
+                        "process {} runs another program now: attach to it again",
+                        reader.pid()
+                    ));
+                    shared.queue.extend(&mut out);
+                    return;
+                }
                 Stop::Gone => (events::STATE_PROCESS_GONE, Failure::gone(reader.pid())),
                 Stop::Refused => (
                     events::STATE_PERMISSION_LOST,

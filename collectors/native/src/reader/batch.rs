@@ -189,6 +189,10 @@ impl Reader {
                 }
             }
         }
+        // Not all of it was read at once, and the engine may have put something else there.
+        if outcome.is_ok() && !self.objects.memory.is_unchanged()? {
+            outcome = Err(Trouble::Torn);
+        }
         self.objects.memory.stop();
         outcome
     }

@@ -322,8 +322,19 @@ impl Reader {
 
     // ---- the look itself
 
-    /// One gather of everything that can change.
+    /// Everything that can change, as it was in one iteration.
     pub(super) fn observe(&mut self) -> Result<Sight, Trouble> {
+        for _ in 0..RETRIES {
+            if let Some(sight) = self.observe_once()? {
+                return Ok(sight);
+            }
+            self.stats.torn.fetch_add(1, Relaxed);
+        }
+        Err(Trouble::Torn)
+    }
+
+    /// One gather; `None` where the counter moved while it lasted.
+    fn observe_once(&mut self) -> Result<Option<Sight>, Trouble> {
         let layout = self.layout;
         let resolved = self.resolved.as_ref().ok_or(Trouble::Absent)?;
         let sheet = &mut self.sheet;
@@ -366,6 +377,10 @@ impl Reader {
         let wants_holder = self.batches.is_due() || end.is_some();
         let mut holder = self.holder.as_mut().filter(|_| wants_holder);
         let holder_at = want_place(sheet, layout, holder.as_deref());
+        // The slot once more behind the batch: both are of one iteration.
+        let counter = resolved.counter.as_ref();
+        let counter = counter.filter(|_| self.batches.is_due());
+        let slot_again_at = counter.map(|counter| want_slot(sheet, &counter.slot));
 
         let before_ns = monotonic_ns();
         sheet.read(&self.objects.memory)?;
@@ -373,6 +388,12 @@ impl Reader {
 
         if !sheet.is_whole(thread_at, thread_at + 16) {
             return Err(Trouble::Absent);
+        }
+        if let (Some(counter), Some(at)) = (counter, slot_again_at) {
+            let content = |at| slot_content(sheet, &counter.slot, at);
+            if content(counter_at.1) != content(at) {
+                return Ok(None);
+            }
         }
         let (chunk, top) = (sheet.at(thread_at).u64_at(0), sheet.at(thread_at).u64_at(8));
         let look = |place: Option<&mut Place>, at: usize| {
@@ -401,7 +422,7 @@ impl Reader {
         if lost && at_ns >= self.follow_again_ns {
             self.follow()?;
         }
-        Ok(Sight {
+        Ok(Some(Sight {
             at_ns,
             value,
             step,
@@ -411,7 +432,7 @@ impl Reader {
             end,
             top: (chunk, top),
             identity,
-        })
+        }))
     }
 
     fn counter_value(&mut self, slot_at: usize) -> Result<Option<Reading>, Trouble> {
@@ -436,12 +457,7 @@ impl Reader {
             Err(Trouble::Torn)
         };
         if number != Ok(counter.number) {
-            let found = number_behind(
-                &mut self.objects,
-                &self.stats,
-                counter.slot.address,
-                pointer,
-            )?;
+            let found = number_behind(&mut self.objects, &self.stats, &counter.slot, pointer)?;
             (counter.pointer, counter.number) = found;
         }
         Ok(Some(Reading::Number(counter.number)))
@@ -468,23 +484,30 @@ fn follow_on(followed: &mut Option<Followed>, sheet: &Sheet, at: usize) -> bool 
     }
 }
 
-/// The number behind a slot that has changed; the slot is read again after the number.
+/// The number behind a slot that has changed; the slot, and what keeps it, is read again after the
+/// number.
 fn number_behind(
     objects: &mut Objects<Lookahead<ProcessMemory>>,
     stats: &Stats,
-    slot_at: u64,
+    slot: &Slot,
     first: u64,
 ) -> Result<(u64, i64), Trouble> {
     let mut pointer = first;
+    let mut pieces = vec![(first, INT_BYTES), (slot.address, 8)];
+    pieces.extend(slot.guards.iter().map(|guard| (guard.address, 8)));
+    pieces.push((slot.address, 8));
+    let mut bytes = vec![0; INT_BYTES + 8 * (pieces.len() - 1)];
     for _ in 0..=RETRIES {
-        let mut bytes = [0; INT_BYTES + 8];
-        match objects
-            .memory
-            .gather_all(&[(pointer, INT_BYTES), (slot_at, 8)], &mut bytes)
-        {
+        pieces[0].0 = pointer;
+        match objects.memory.gather_all(&pieces, &mut bytes) {
             Ok(()) => {
-                let again = bytes.u64_at(INT_BYTES);
-                if again == pointer {
+                let words = &bytes[INT_BYTES..];
+                let mut guards = slot.guards.iter().enumerate();
+                if !guards.all(|(index, guard)| guard.holds(words.u64_at(8 + 8 * index))) {
+                    return Err(Trouble::Absent);
+                }
+                let again = words.u64_at(words.len() - 8);
+                if [words.u64_at(0), again] == [pointer; 2] {
                     match objects.decode_int(pointer, &bytes[..INT_BYTES]) {
                         // Still the slot's content, and not a number: not our slot any more.
                         Err(Trouble::Torn | Trouble::Absent) => return Err(Trouble::Absent),
@@ -494,7 +517,7 @@ fn number_behind(
                 }
                 pointer = again;
             }
-            Err(Trouble::Torn) => pointer = objects.memory.word(slot_at)?,
+            Err(Trouble::Torn) => pointer = objects.memory.word(slot.address)?,
             Err(other) => return Err(other),
         }
         stats.torn.fetch_add(1, Relaxed);
