@@ -32,7 +32,7 @@ COPY --from=native /wheels /wheels
 COPY --from=project /wheels /wheels
 # By file, not by name: an index must never get to choose what 'latencyprism' is.
 RUN wheel=$(echo /wheels/latencyprism-*.whl) \
-    && pip install --no-cache-dir /wheels/latencyprism_native-*.whl "${wheel}[collect,stream]" \
+    && pip install --no-cache-dir /wheels/latencyprism_native-*.whl "${wheel}[collect,capture,nvidia,feeds,stream]" \
     && rm -rf /wheels \
     && useradd --system --uid 10001 --user-group --no-create-home latencyprism
 # The agent is run as root with SYS_PTRACE alone (docker-compose.yml); everything else needs no root.

@@ -6,9 +6,11 @@ never asked for locals: no prompt or output can get into a file.
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -30,15 +32,22 @@ from schemas.records import Capture, Record
 
 log = logging.getLogger("latencyprism.capture")
 
+WHERE_INSTEAD = (
+    "set [collect] capture_folder to one that this user may write to, or name one with --folder"
+)
 HOW_TO_GET_PY_SPY = "install it with: pip install 'latencyprism[capture]'"
 # py-spy costs some 1 ms of CPU per sample of an engine process.
 STACK_HZ = 50
 POLL_HZ = 2000
 COUNTER_PERIOD_SECONDS = 0.1
 FORMATS = {"flamegraph": "svg", "speedscope": "json"}
-# How long py-spy may take to write its file after it was told to stop.
+# How long all recorders together may take to write their files; the second, where the agent stops.
 WRITE_SECONDS = 20.0
+STOPPED_WRITE_SECONDS = 5.0
 DUMP_SECONDS = 15.0
+LOOK_SECONDS = 0.1
+
+Recorders = list[tuple[subprocess.Popen[bytes], Path]]
 
 
 class CaptureError(Exception):
@@ -56,15 +65,19 @@ class Target:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes whose stacks are taken: the core, its ranks, and the server."""
+        """The processes whose stacks are taken: the core, its ranks, and the server.
+
+        Those that may iterate in the core's place are among them: nothing else tells them apart.
+        """
         pids = [self.engine.core.pid, *(rank.process.pid for rank in self.engine.ranks)]
+        pids += [process.pid for process in self.engine.candidates if is_running(process)]
         if self.engine.api_server is not None:
             pids.append(self.engine.api_server.pid)
         return tuple(dict.fromkeys(pids))
 
     def label(self, pid: int) -> str:
         """Name a process in the names of files, as ``engine_core-4711``."""
-        return f"{self.engine.roles[pid]}-{pid}"
+        return f"{self.engine.roles.get(pid, 'other')}-{pid}"
 
 
 def find_py_spy() -> str | None:
@@ -112,8 +125,7 @@ def take(
         folder.mkdir(parents=True, mode=0o750)
     except OSError as err:
         raise CaptureError(
-            f"the folder {folder} cannot be made: {err.strerror}; set [collect] capture_folder "
-            "to one that the agent may write to"
+            f"the folder {folder} cannot be made: {err.strerror}; {WHERE_INSTEAD}"
         ) from err
     begin_ns = time.time_ns()
     problems: list[str] = []
@@ -142,21 +154,61 @@ def take(
     )
 
 
+def make_base(folder: Path) -> None:
+    """Make the folder that captures go to; refuse one that somebody else has laid there.
+
+    Raises:
+        CaptureError: It is a link, belongs to another user, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, mode=0o750, exist_ok=True)
+        found = folder.lstat()
+    except OSError as err:
+        raise CaptureError(
+            f"the folder {folder} cannot be made: {err.strerror}; {WHERE_INSTEAD}"
+        ) from err
+    if stat.S_ISLNK(found.st_mode):
+        raise CaptureError(
+            f"the folder {folder} is a link, which another user may turn: set [collect] "
+            "capture_folder to the folder itself"
+        )
+    if found.st_uid not in (0, os.geteuid()):
+        raise CaptureError(
+            f"the folder {folder} belongs to user {found.st_uid}, not to root or to user "
+            f"{os.geteuid()}: set [collect] capture_folder to one that does"
+        )
+
+
 def prune(folder: Path, keep_bytes: int) -> int:
     """Delete the oldest captures until the rest is small enough; the newest one stays.
 
-    Only folders that hold a ``capture.json`` are touched. Gives how many were deleted.
+    Only folders that hold a ``capture.json`` are touched. What goes meanwhile, because another
+    process prunes too, counts as nothing. Gives how many were deleted.
     """
     captures = sorted(
-        (path.parent for path in folder.glob("*/capture.json")),
-        key=lambda path: path.stat().st_mtime,
+        (path.parent for path in folder.glob("*/capture.json")), key=_modified_seconds
     )
-    sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in captures]
+    sizes = [_size_bytes(path) for path in captures]
     deleted = 0
     while len(captures) - deleted > 1 and sum(sizes[deleted:]) > keep_bytes:
         shutil.rmtree(captures[deleted], ignore_errors=True)
         deleted += 1
     return deleted
+
+
+def _modified_seconds(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_mtime
+    return 0.0
+
+
+def _size_bytes(folder: Path) -> int:
+    size_bytes = 0
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            with contextlib.suppress(OSError):
+                size_bytes += file.lstat().st_size
+    return size_bytes
 
 
 def _folder_name(asked: Capture) -> str:
@@ -178,39 +230,50 @@ def _look(
     if spy is None:
         problems.append(f"no stacks, for the py-spy command is missing: {HOW_TO_GET_PY_SPY}")
     else:
-        _dump(spy, target, folder, "begin", problems)
-    recorders = [] if spy is None else _start_recording(spy, target, folder)
+        _dump(spy, target, folder, "begin", stop, problems)
+    recorders: Recorders = []
     over = threading.Event()
     counters = threading.Thread(target=_log_counters, args=(target, folder, over, problems))
     iterations = threading.Thread(
         target=_log_iterations, args=(target, folder, over, settings, attach_sampler, problems)
     )
     try:
+        if spy is not None:
+            _start_recording(spy, target, folder, seconds, recorders)
         counters.start()
         iterations.start()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and is_running(target.engine.core):
-            if stop.wait(0.1):
+            if stop.wait(LOOK_SECONDS):
                 break
     finally:
         over.set()
-        _stop_recording(recorders, problems)
-        counters.join()
-        iterations.join()
-    if spy is not None:
-        _dump(spy, target, folder, "end", problems)
+        _stop_recording(
+            recorders, STOPPED_WRITE_SECONDS if stop.is_set() else WRITE_SECONDS, problems
+        )
+        for thread in (counters, iterations):
+            if thread.ident is not None:
+                thread.join()
+    if spy is not None and not stop.is_set():
+        _dump(spy, target, folder, "end", stop, problems)
 
 
 def _start_recording(
-    spy: str, target: Target, folder: Path
-) -> list[tuple[subprocess.Popen[bytes], Path]]:
-    recorders = []
+    spy: str, target: Target, folder: Path, seconds: float, recorders: Recorders
+) -> None:
+    """Start a py-spy for each process and format, and add it to ``recorders`` at once.
+
+    They outlive an agent that is killed, but not for long: their duration ends. A signal at the
+    parent's death would have to be set between fork and exec, which is not safe with threads.
+    """
+    # In samples, not in time: a slow one must not end before it is told to.
+    most_seconds = math.ceil(3 * seconds + 30)
     for pid in target.pids:
         for kind, suffix in FORMATS.items():
             path = folder / f"{kind}-{target.label(pid)}.{suffix}"
             command = [
                 *(spy, "record", "--nonblocking", "--idle", "--threads", "--function"),
-                *("--rate", str(STACK_HZ), "--duration", "unlimited"),
+                *("--rate", str(STACK_HZ), "--duration", str(most_seconds)),
                 *("--format", kind, "--output", str(path), "--pid", str(pid)),
             ]
             recorder = subprocess.Popen(
@@ -220,19 +283,17 @@ def _start_recording(
                 env=_environment(),
             )
             recorders.append((recorder, path))
-    return recorders
 
 
-def _stop_recording(
-    recorders: list[tuple[subprocess.Popen[bytes], Path]], problems: list[str]
-) -> None:
+def _stop_recording(recorders: Recorders, within_seconds: float, problems: list[str]) -> None:
     for recorder, _ in recorders:
         with contextlib.suppress(ProcessLookupError):
-            # Its duration counts samples, not time; an interrupt makes it write what it has.
+            # An interrupt makes it write what it has.
             recorder.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + within_seconds
     for recorder, path in recorders:
         try:
-            _, said = recorder.communicate(timeout=WRITE_SECONDS)
+            _, said = recorder.communicate(timeout=max(deadline - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
             recorder.kill()
             _, said = recorder.communicate()
@@ -240,23 +301,52 @@ def _stop_recording(
             problems.append(f"no {path.name}: {_last_line(said)}")
 
 
-def _dump(spy: str, target: Target, folder: Path, moment: str, problems: list[str]) -> None:
+def _dump(
+    spy: str,
+    target: Target,
+    folder: Path,
+    moment: str,
+    stop: threading.Event,
+    problems: list[str],
+) -> None:
     for pid in target.pids:
+        if stop.is_set():
+            return
         try:
-            done = subprocess.run(
-                [spy, "dump", "--nonblocking", "--json", "--pid", str(pid)],
-                capture_output=True,
-                check=False,
-                timeout=DUMP_SECONDS,
-                env=_environment(),
+            status, dump, said = _run_until(
+                [spy, "dump", "--nonblocking", "--json", "--pid", str(pid)], DUMP_SECONDS, stop
             )
         except subprocess.TimeoutExpired:
             problems.append(f"no dump of {pid}: py-spy took longer than {DUMP_SECONDS:.0f} s")
             continue
-        if done.returncode != 0:
-            problems.append(f"no dump of {pid}: {_last_line(done.stderr)}")
+        if status != 0:
+            problems.append(f"no dump of {pid}: {_last_line(said)}")
             continue
-        (folder / f"dump-{moment}-{target.label(pid)}.json").write_bytes(done.stdout)
+        (folder / f"dump-{moment}-{target.label(pid)}.json").write_bytes(dump)
+
+
+def _run_until(
+    command: list[str], most_seconds: float, stop: threading.Event
+) -> tuple[int, bytes, bytes]:
+    """Give exit status and output of a command, which is killed at its time or when we stop.
+
+    Raises:
+        TimeoutExpired: It took longer.
+    """
+    deadline = time.monotonic() + most_seconds
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment()
+    ) as running:
+        while True:
+            try:
+                out, err = running.communicate(timeout=LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                if stop.is_set() or time.monotonic() >= deadline:
+                    running.kill()
+                    if not stop.is_set():
+                        raise
+                continue
+            return running.returncode, out, err
 
 
 def _environment() -> dict[str, str]:
@@ -300,6 +390,7 @@ def _log_iterations(
                 engine_id=target.engine_id,
                 process_start_ns=start_ns(core),
                 process=core,
+                candidates=target.engine.candidates,
                 families=target.framework.families(
                     "engine_core", target.framework.version(target.engine)
                 ),

@@ -59,7 +59,8 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         captures: Whether captures that arrive on the topic are carried out.
 
-        capture_folder: Where captures are written, each in a folder of its own.
+        capture_folder: Where captures are written, each in a folder of its own. It must be the
+            agent's or root's, and no link.
 
         capture_most_seconds: A capture that asks for more is cut to this.
 
@@ -90,7 +91,7 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     kernel_tracing: bool = False
     health_listen: str = ""
     captures: bool = True
-    capture_folder: str = "/var/tmp/latencyprism/captures"
+    capture_folder: str = "/var/lib/latencyprism/captures"
     capture_most_seconds: Positive = 60.0
     capture_keep_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1_000_000_000
     cpu_budget_ratio: Positive = 0.02

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from socketserver import TCPServer
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,8 +27,13 @@ from collectors.host.memory import PAGE_BYTES
 log = logging.getLogger("latencyprism.health")
 
 PROC = Path("/proc")
-# A client that sends nothing for so long is hung up on: there is one thread for all.
+# A client that sends nothing for so long is hung up on, and so is one that lives longer: each
+# connection has a thread.
 CLIENT_SECONDS = 2.0
+CONNECTION_SECONDS = 5.0
+MOST_CONNECTIONS = 8
+# How long a new client waits for the thread of the one that was hung up on for its sake.
+MAKE_ROOM_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +277,7 @@ class HealthServer:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(AgentCollector(describe))
         self._is_alive = is_alive
-        self._server: HTTPServer | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._said = ""
 
@@ -307,6 +312,7 @@ class HealthServer:
         if server is None or self._thread is None:
             return
         server.shutdown()
+        server.hang_up()
         self._thread.join(CLIENT_SECONDS * 2)
         server.server_close()
 
@@ -326,9 +332,74 @@ class HealthServer:
             return 500, "text/plain; charset=utf-8", b"see the agent's log\n"
 
 
+class _Server(ThreadingMixIn, HTTPServer):
+    """Serve some clients at a time: one that is slow never keeps the others waiting.
+
+    Where there are too many, the oldest one goes.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._slots = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        # Each connection's deadline, the oldest first.
+        self._deadlines: dict[socket.socket, float] = {}
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        # That of HTTPServer asks the DNS for our name, which may take a minute.
+        TCPServer.server_bind(self)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._slots.acquire(blocking=False):
+            for oldest in list(self._deadlines)[:1]:
+                _hang_up_on(oldest)
+            if not self._slots.acquire(timeout=MAKE_ROOM_SECONDS):
+                self.shutdown_request(request)
+                return
+        self._deadlines[request] = time.monotonic() + CONNECTION_SECONDS
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            # No thread could be started.
+            self._forget(request)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._forget(request)
+
+    def service_actions(self) -> None:
+        now = time.monotonic()
+        for request, deadline in list(self._deadlines.items()):
+            if now >= deadline:
+                _hang_up_on(request)
+
+    def hang_up(self) -> None:
+        """End all connections."""
+        for request in list(self._deadlines):
+            _hang_up_on(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("A client of the health endpoint went away.", exc_info=True)
+
+    def _forget(self, request: Any) -> None:
+        self._deadlines.pop(request, None)
+        self._slots.release()
+
+
+def _hang_up_on(request: socket.socket) -> None:
+    # Its thread then reads the end and closes it.
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
 def _make_server(
     address: tuple[str, int], answer: Callable[[str], tuple[int, str, bytes]]
-) -> HTTPServer:
+) -> _Server:
     class Handler(BaseHTTPRequestHandler):
         timeout = CLIENT_SECONDS
 
@@ -344,14 +415,4 @@ def _make_server(
         def log_message(self, format: str, *arguments: Any) -> None:
             log.debug(format, *arguments)
 
-    class Server(HTTPServer):
-        address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-
-        def server_bind(self) -> None:
-            # That of HTTPServer asks the DNS for our name, which may take a minute.
-            TCPServer.server_bind(self)
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            log.debug("A client of the health endpoint went away.", exc_info=True)
-
-    return Server(address, Handler)
+    return _Server(address, Handler)

@@ -106,16 +106,29 @@ def test_the_probe_asks_where_the_agent_listens() -> None:
 def test_captures_go_where_the_agent_may_write_and_fit() -> None:
     collect = section(settings(), "collect", CollectSettings)
     mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
-    assert collect.capture_folder.startswith(mounts["captures"])
+    assert collect.capture_folder.startswith(f"{mounts['captures']}/")
     [volume] = [one for one in pod()["volumes"] if one["name"] == "captures"]
     limit_gibibytes = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi"))
     assert collect.capture_keep_bytes < limit_gibibytes << 30
 
 
-def test_the_services_captures_go_to_its_own_folder() -> None:
+def test_captures_of_the_composition_go_to_a_volume_of_the_agent() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    mounts = dict(one.split(":")[:2] for one in compose["services"]["agent"]["volumes"])
+    assert CollectSettings().capture_folder.startswith(f"{mounts['captures']}/")
+    assert "captures" in compose["volumes"]
+    assert "captures" not in "".join(compose["services"]["workers"]["volumes"])
+
+
+def test_the_services_captures_go_to_its_own_folder_by_default() -> None:
     [name] = unit()["StateDirectory"]
-    assert f'capture_folder = "/var/lib/{name}/' in UNIT.read_text()
+    assert CollectSettings().capture_folder == f"/var/lib/{name}/captures"
     assert f"/var/lib/{name}/captures" in OPERATIONS
+
+
+def test_the_image_has_all_that_agent_and_workers_may_need() -> None:
+    [extras] = re.findall(r'"\$\{wheel\}\[([a-z,]+)\]"', (ROOT / "Dockerfile").read_text())
+    assert set(extras.split(",")) == {"collect", "capture", "nvidia", "feeds", "stream"}
 
 
 def test_environment_variables_are_those_that_the_code_reads() -> None:

@@ -5,6 +5,7 @@ is asked through Kafka, and its answer says where the files lie there. The engin
 """
 
 import argparse
+import math
 import socket
 import time
 from pathlib import Path
@@ -38,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Take the capture and print what is in it."""
     start_logging(arguments.log_level)
-    if arguments.seconds <= 0:
-        raise CommandError(f"--seconds is {arguments.seconds:g}: give more than 0")
+    if not (math.isfinite(arguments.seconds) and arguments.seconds > 0):
+        raise CommandError(f"--seconds is {arguments.seconds:g}: give a number above 0")
     settings = read_settings(arguments.config)
     if arguments.remote:
         if arguments.engine is None:
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _take(settings: dict[str, Any], arguments: argparse.Namespace) -> Capture:
     import msgspec
 
-    from collectors.capture import CaptureError, Target, prune, request, take
+    from collectors.capture import CaptureError, Target, make_base, prune, request, take
     from collectors.config import CollectSettings
 
     collect = section(settings, "collect", CollectSettings)
@@ -65,6 +66,8 @@ def _take(settings: dict[str, Any], arguments: argparse.Namespace) -> Capture:
     engine, framework = _find(collect, arguments.engine, host)
     target = Target(f"{host}:{engine.name}", host, engine, framework)
     try:
+        if arguments.folder is None:
+            make_base(Path(collect.capture_folder))
         done = take(target, request(target.engine_id, arguments.seconds), collect)
     except CaptureError as err:
         raise CommandError(str(err)) from err
