@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# It runs inside the engine, in which nothing of ours is installed.
 """Make a vLLM V1 engine core write down each of its iterations: for the benchmark only.
 
 Put this folder on PYTHONPATH and name a file in LATENCYPRISM_TRUTH; Python imports a module of this

@@ -233,7 +233,7 @@ def _with_likes(raw: dict[str, Any]) -> dict[str, Any]:
         like = family.get("like")
         if like is not None and like not in done:
             raise ValueError(f"family[{position}].like: no family above is named {like!r}")
-        done[str(family.get("name", position))] = {**done.get(like, {}), **family}
+        done[str(family.get("name", position))] = {**done.get(str(like), {}), **family}
     if len(done) < len(families):
         raise ValueError("family: two have the same name: give each one of its own")
     return raw | {"family": list(done.values())}

@@ -6,6 +6,7 @@ No process is started, so this costs less than any tool.
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from collectors.xpu import text
 from collectors.xpu._amd import identity, meanings, unique_id
@@ -76,10 +77,14 @@ def _card_files(card: Path, index: int, sys: Path) -> XpuDevice:
     _read_memory_errors(reading, card)
     address = card.resolve().name
     kind = word(_line(card / "current_compute_partition"))
-    return reading.device(
+    window = "average" if average else "instant"
+    fields: dict[str, Any] = {
         **identity(index, unique_id(_line(card / "unique_id")), pci_address(address), kind),
-        **meanings(reading)
-        | {"power_window": ("average" if average else "instant") if watts else None},
+        **meanings(reading),
+        "power_window": window if watts else None,
+    }
+    return reading.device(
+        **fields,
         model=word(_line(card / "product_name")),
         driver_version=word(_line(sys / "module/amdgpu/version")),
     )

@@ -230,10 +230,12 @@ def throttle_reasons(
     listed = [entry for entry in entries if above in entry.path[:-1] and entry.value]
     if not listed:
         return None
-    active = (
-        names.get(entry.path[-1], "other") for entry in listed if entry.value.lower() == "active"
-    )
-    return tuple(dict.fromkeys(one for one in active if one is not None))
+    active: dict[ThrottleReason, None] = {}
+    for entry in listed:
+        reason = names.get(entry.path[-1], "other")
+        if reason is not None and entry.value.lower() == "active":
+            active[reason] = None
+    return tuple(active)
 
 
 def listed_processes(entries: Sequence[Entry]) -> tuple[XpuProcess, ...] | None:

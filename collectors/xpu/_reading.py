@@ -28,7 +28,7 @@ class Reading:
     """
 
     def __init__(self, absent: MissingReason = "not_supported") -> None:
-        self.absent = absent
+        self.absent: MissingReason = absent
         self.values: dict[str, Any] = {}
         self.missing: dict[str, MissingReason] = {}
 

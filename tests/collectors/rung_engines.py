@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Engines are not typed either, and this runs on Pythons that are not ours.
 """Small engines that run iterations as real ones do, for the sampler's rungs.
 
 usage: rung_engines.py KIND TRUTH
