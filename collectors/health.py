@@ -65,10 +65,9 @@ class EngineHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherHealth:
-    """Records that wait, and those that were sent, dropped, or refused by the broker."""
+    """Records that wait, and those that were dropped or refused by the broker."""
 
     queued: int | None = None
-    sent: int | None = None
     dropped: int | None = None
     errors: int | None = None
 
@@ -230,7 +229,6 @@ def _publisher_metrics(publisher: PublisherHealth) -> Iterator[Metric]:
             "latencyprism_records_queued", "Records that wait to be sent.", value=publisher.queued
         )
     for name, text, value in (
-        ("latencyprism_records_sent", "Records given to Kafka's client.", publisher.sent),
         ("latencyprism_records_dropped", "Records that were lost.", publisher.dropped),
         ("latencyprism_publish_errors", "Records that the broker refused.", publisher.errors),
     ):

@@ -116,17 +116,6 @@ class Framework:
         """Give what the file says of each family, its evidence included."""
         return self._described.family
 
-    def sampler_spec(self) -> dict[str, Any]:
-        """Give the spec of the first family.
-
-        Raises:
-            LookupError: It has none, for its iterations are no Python.
-        """
-        families = self.families()
-        if not families:
-            raise LookupError(f"{self._name} has no Python to read: watch it by its metrics page")
-        return families[0].spec
-
     def workload(self, fields: dict[str, int]) -> Workload | None:
         """Turn the integers of one batch of the first family into a workload."""
         families = self.families()

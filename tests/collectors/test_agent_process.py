@@ -304,7 +304,7 @@ def test_with_the_broker_away_it_says_so_once_and_ends_well(
 def test_an_engine_survives_being_attached_to_and_left_again(replica: ReplicaProcess) -> None:
     engines = find_engines(Scanner().scan(), [load_framework("vllm")])
     [engine] = [one for one in engines if one.core.pid == replica.core_pid]
-    spec = load_framework("vllm").sampler_spec()
+    spec = load_framework("vllm").families()[0].spec
     with load(replica.base_url, concurrency=2):
         for _ in range(20):
             sampler = attach(engine.core.pid, spec, poll_hz=1000, stack_hz=50, realtime=False)
