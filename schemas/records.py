@@ -55,6 +55,11 @@ ThrottleReason = Literal[
     "other",
 ]
 AlertState = Literal["firing", "updated", "resolved"]
+FaultKind = Literal["fault", "control"]
+"""A *control* changes the workload only: an alert about it is a false one."""
+
+FaultState = Literal["begun", "ended"]
+FaultSeverity = Literal["light", "medium", "heavy"]
 Severity = Literal["page", "ticket"]
 
 
@@ -76,6 +81,10 @@ class Workload:
         waiting_requests: Requests queued and not in the batch.
 
         running_requests: Requests admitted by the scheduler.
+
+        speculative_tokens: Draft tokens that this iteration verifies, among the scheduled ones.
+
+        lora_adapters: Different LoRA adapters in the batch.
     """
 
     requests: int | None = None
@@ -85,6 +94,8 @@ class Workload:
     kv_tokens: int | None = None
     waiting_requests: int | None = None
     running_requests: int | None = None
+    speculative_tokens: int | None = None
+    lora_adapters: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -546,6 +557,54 @@ class Capture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """The truth about one injection, told when it began and again when it was undone.
+
+    ``fault_id`` ties the two; the one with ``state`` ``ended`` is the whole truth.
+
+    Attributes:
+        name: Of the fault or control, as ``latencyprism inject --list`` shows it.
+
+        causes: Names of causes (`schemas.causes`) that are right answers, best first; empty for
+            a control, for which any incident is wrong.
+
+        severity: None where a number was asked for instead.
+
+        intensity: How hard, in the unit that the fault declares.
+
+        host: Where; every engine on it may feel a fault of the host.
+
+        engine_ids: Engines that should feel it.
+
+        intermittent: Only some of the batches meanwhile are hit, so single batches have no label.
+
+        simulated: No real machine was touched.
+
+        true_ratio: For a simulated one, how many times as long the batches took because of it.
+
+        error: Why it could not be kept up or undone, with what to do.
+    """
+
+    fault_id: str
+    name: str
+    kind: FaultKind
+    state: FaultState
+    intensity: float
+    host: str
+    begin_ns: int
+    end_ns: int | None = None
+    severity: FaultSeverity | None = None
+    causes: tuple[str, ...] = ()
+    engine_ids: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
+    intermittent: bool = False
+    simulated: bool = False
+    true_ratio: float | None = None
+    error: str | None = None
+    schema: Literal["fault.v1"] = "fault.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A message that could not be read, kept for whoever has to find out why.
 
@@ -573,5 +632,6 @@ Record = (
     | Batch
     | Alert
     | Capture
+    | Fault
     | DeadLetter
 )

@@ -8,6 +8,7 @@ from schemas.records import (
     Capture,
     DeadLetter,
     Engine,
+    Fault,
     HostReading,
     Iteration,
     ProcessReading,
@@ -76,6 +77,13 @@ CAPTURES = Topic(
     time="at_ns",
     retention_ms=7 * DAY_MS,
 )
+FAULTS = Topic(
+    name="latencyprism.faults.v1",
+    record=Fault,
+    key="fault_id",
+    time="begin_ns",
+    retention_ms=30 * DAY_MS,
+)
 DEADLETTERS = Topic(
     name="latencyprism.deadletters.v1",
     record=DeadLetter,
@@ -95,6 +103,7 @@ TOPICS: dict[str, Topic] = {
         BATCHES,
         ALERTS,
         CAPTURES,
+        FAULTS,
         DEADLETTERS,
     )
 }

@@ -20,6 +20,7 @@ from schemas.records import (
     Capture,
     DeadLetter,
     Engine,
+    Fault,
     HostReading,
     ProcessReading,
     Record,
@@ -39,6 +40,7 @@ TABLES: dict[type[Any], str] = {
     Engine: "engines",
     Alert: "alerts",
     Capture: "captures",
+    Fault: "faults",
     DeadLetter: "deadletters",
 }
 

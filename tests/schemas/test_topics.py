@@ -19,6 +19,7 @@ CONTRACT = {
     "latencyprism.batches.v1": ("batch.v1", "engine_id", "end_ns", False),
     "latencyprism.alerts.v1": ("alert.v1", "incident_id", "at_ns", False),
     "latencyprism.captures.v1": ("capture.v1", "engine_id", "at_ns", False),
+    "latencyprism.faults.v1": ("fault.v1", "fault_id", "begin_ns", False),
     "latencyprism.deadletters.v1": ("deadletter.v1", "topic", "at_ns", False),
 }
 JOINED = ("iterations", "processes", "xpus", "hosts", "engines", "captures")

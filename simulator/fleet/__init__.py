@@ -1,0 +1,1 @@
+"""Simulated fleets: engines that exist only as the records that agents would have sent."""
