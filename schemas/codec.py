@@ -56,6 +56,15 @@ def decode(record_type: type[R], value: bytes | None) -> R:
         raw: Any = orjson.loads(value)
     except orjson.JSONDecodeError as err:
         raise DecodeError(f"not JSON: {err}") from err
+    return from_raw(record_type, raw)
+
+
+def from_raw(record_type: type[R], raw: Any) -> R:
+    """Make a record of what a JSON parser gave; for bytes there is `decode`.
+
+    Raises:
+        DecodeError: As `decode`.
+    """
     expected = _schema_name(record_type)
     found = raw.get("schema") if isinstance(raw, dict) else None
     if found != expected:

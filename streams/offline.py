@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+from schemas.recording import seen_ns
 from schemas.records import Alert, Engine, HostReading, Iteration, Record, XpuReading
-from schemas.topics import topic_of
 from streams.analyze import Analysis, Result
+
+# As in the worker (streams/workers/analyze.py), but in event time: an engine unheard of for so
+# long ...
+SILENCE_NS = 30_000_000_000
+# ... is looked at once in this.
+SILENCE_CHECK_NS = SILENCE_NS // 6
+# After so many in a row nothing is left to end.
+MOST_LOOKS = 15
 
 
 class Offline:
     """Many engines analysed in one process, exactly as a stream worker would.
 
-    Deterministic: an alert is stamped with the event time of the record that caused it, so that the
-    same records give the same results in each run.
+    Deterministic: its clock is the event time of the records, so that the same records give the
+    same results in each run. Time passes for engines that fell silent, too, as records of others
+    come.
     """
 
     def __init__(self) -> None:
         self.analyses: dict[str, Analysis] = {}
+        self._heard_ns: dict[str, int] = {}
         self._now_ns = 0
+        self._checked_ns = 0
 
     def feed(self, record: Record) -> list[Result]:
-        """Take in one record; those that the analysis does not read give nothing."""
+        """Take in one record; give what it caused, also for engines that were silent meanwhile.
+
+        Records that the analysis does not read give nothing.
+        """
         if not isinstance(record, Iteration | HostReading | XpuReading | Engine):
             return []
-        self._now_ns = _seen_ns(record)
+        now_ns = seen_ns(record)
+        ended = self._end_silent(now_ns)
+        self._now_ns = self._heard_ns[record.engine_id] = now_ns
+        results = self._take(record)
+        return [*ended, *results] if ended else results
+
+    def tick(self, now_ns: int) -> list[Alert]:
+        """Let time pass for all engines, as when the whole stream falls silent."""
+        self._now_ns = now_ns
+        return [alert for one in self.analyses.values() for alert in one.tick(now_ns)]
+
+    def _take(self, record: Iteration | HostReading | XpuReading | Engine) -> list[Result]:
         analysis = self.analyses.get(record.engine_id)
         if analysis is None:
             analysis = self.analyses[record.engine_id] = Analysis(
@@ -36,14 +61,22 @@ class Offline:
             return [*analysis.add_xpu(record)]
         return [*analysis.add_engine(record)]
 
-    def tick(self, now_ns: int) -> list[Alert]:
-        """Let time pass for all engines, as when a stream falls silent."""
+    def _end_silent(self, now_ns: int) -> list[Result]:
+        """Look at silent engines as often as the worker's timer would until now."""
+        if now_ns < self._checked_ns or not self._heard_ns:
+            # One wrong time, and the clock jumped back after it.
+            self._checked_ns = now_ns
+        looks_ns = range(self._checked_ns + SILENCE_CHECK_NS, now_ns + 1, SILENCE_CHECK_NS)
+        if not looks_ns:
+            return []
+        self._checked_ns = now_ns
+        return [alert for look_ns in looks_ns[:MOST_LOOKS] for alert in self._look(look_ns)]
+
+    def _look(self, now_ns: int) -> list[Result]:
         self._now_ns = now_ns
-        return [alert for one in self.analyses.values() for alert in one.tick(now_ns)]
-
-
-def _seen_ns(record: Iteration | HostReading | XpuReading | Engine) -> int:
-    """Give when an agent can have sent it."""
-    if isinstance(record, Iteration):
-        return record.end_ns or record.begin_ns + (record.running_ns or 0)
-    return int(getattr(record, topic_of(record).time))
+        return [
+            alert
+            for engine_id, analysis in self.analyses.items()
+            if now_ns - self._heard_ns[engine_id] > SILENCE_NS
+            for alert in analysis.tick(now_ns)
+        ]
