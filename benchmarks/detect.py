@@ -9,12 +9,12 @@ needed; takes about a minute.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -22,11 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from models.judge import WARM_BATCHES, Judge, Judgement
-from schemas.records import Workload
+from simulator.datasets import Sample, read_dataset
 
-# Real batches are read where the tests read them; only a path makes sure that 'tests' is ours.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.models.test_real_batches import FILE, read_rows, workload_of
+FOLDER = Path(
+    os.environ.get(
+        "LATENCYPRISM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"
+    )
+)
+FILE = FOLDER / "vllm_normal_batches.csv.gz"
 
 NORMAL, SLOW = 1000, 200
 FACTORS = (1.1, 1.2, 1.5, 2.0)
@@ -34,31 +37,6 @@ SEEDS = 10
 SHUFFLES = 3
 # Shorter ones end outside the engine's own work, where relative errors say little.
 LEAST_MS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One real batch."""
-
-    end_ns: int
-    duration_ms: float
-    workload: Workload
-    job: str
-
-
-def read_samples() -> list[Sample]:
-    """Read the batches in the order in which they ran."""
-    rows = read_rows()
-    return [
-        Sample(
-            # The file's times are microseconds.
-            end_ns=int(row.begin_seconds * 1e3 + row.duration_ms * 1e6),
-            duration_ms=row.duration_ms,
-            workload=workload_of(row, after),
-            job=row.job,
-        )
-        for row, after in zip(rows, [*rows[1:], None], strict=True)
-    ]
 
 
 def judge_all(
@@ -143,7 +121,7 @@ def main() -> int:
             "project. Set LATENCYPRISM_SHARED_DATA to the folder that has it."
         )
         return 0
-    samples = read_samples()
+    samples = read_dataset(FILE).samples
     healthy = Table(title=f"{len(samples)} batches of a healthy vLLM", title_justify="left")
     for name in ("order", "mean error", "median", "within 10 %", "slow", "incidents"):
         healthy.add_column(name, justify="right")

@@ -1,0 +1,339 @@
+"""Score verdicts and incidents against the truth, or a recorded data set by a protocol.
+
+With FILEs, recordings that hold faults, batches and alerts, or with --kafka, the topics: every
+fault of 'latencyprism.faults.v1' is compared with what the analysis said. One incident is expected
+of each engine that a fault hits; a control expects none.
+
+With --normal, batches of a healthy engine in a CSV file of the paper's artifact (vLLM or SGLang,
+plain or .gz), and slow ones from --abnormal or by slowing healthy ones down (--factors).
+--protocol paper: learn some rows, then 1,000 healthy batches and 200 slow ones, 20 times over. Each
+batch is judged by the paper's charts over our baseline, as it is after the learning: the excess of
+one batch (point) or the mean of ten (window) above 15 %, or above the mean of the learnt rows by
+three standard deviations (point3s, window3s); and by the product's own judge, which goes on
+learning (ours). All 200 count as slow, of 'spikes' and 'ramp' too.
+--protocol prequential: each batch is predicted and judged before it is learnt, in the order of
+time and with the jobs shuffled; an incident is an alarm's begin.
+The files have no prefill tokens. They are derived: for vLLM from the requests that join between
+one batch and the next of the same job (batch sizes, mean output, the lengths in names such as
+in256_out128_conc8), within a budget of 2,048 tokens; for SGLang from the forward mode. A live agent
+reads them from the engine. No duration is used for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latencyprism.errors import CommandError, need
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from schemas.records import Record
+    from simulator.datasets import Sample
+
+STRATEGIES = "point,window,point3s,window3s,ours"
+FACTORS = "1.05,1.1,1.2,1.3,1.5,2,4.5,+20ms,+100ms,spikes,ramp"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recording (.jsonl.gz)")
+    parser.add_argument("--json", metavar="FILE", help="write all figures; - for the output")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write a .png or .svg")
+    parser.add_argument("--seed", type=int, default=1, help="of the intervals (%(default)s)")
+    _add_truth(parser.add_argument_group("truth"))
+    _add_data_sets(parser.add_argument_group("recorded data sets"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, print, and write what was asked for."""
+    need("numpy", "gym")
+    _check(arguments)
+    if arguments.picture is not None:
+        need("matplotlib", "gym")
+    return _score_data_set(arguments) if arguments.normal else _score_records(arguments)
+
+
+def _add_truth(group: Any) -> None:
+    group.add_argument("--kafka", action="store_true", help="read the topics instead of files")
+    group.add_argument("--config", type=Path, metavar="FILE", help="configuration (TOML)")
+    group.add_argument(
+        "--from",
+        dest="begin",
+        metavar="TIME",
+        help="of Kafka: ISO 8601 or seconds; begin before the faults do (all)",
+    )
+    group.add_argument("--until", metavar="TIME", help="of Kafka, likewise (now)")
+    group.add_argument(
+        "--truth",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="take faults and inventory from these, and only those, as of a run that was replayed",
+    )
+    group.add_argument(
+        "--guard-ms",
+        type=float,
+        default=250.0,
+        metavar="MS",
+        help="no label this close to a fault's begin or end (%(default)s)",
+    )
+    group.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="an incident may fire so long after a fault (%(default)s)",
+    )
+    group.add_argument(
+        "--grace-batches",
+        type=int,
+        default=20,
+        metavar="N",
+        help="or so many batches, if that is later, but not after 30 s (%(default)s)",
+    )
+
+
+def _add_data_sets(group: Any) -> None:
+    group.add_argument("--normal", type=Path, metavar="CSV", help="batches of a healthy engine")
+    group.add_argument("--abnormal", type=Path, metavar="CSV", help="batches of a slow one")
+    group.add_argument(
+        "--factors",
+        metavar="LIST",
+        help=f"how healthy ones are slowed down ({FACTORS}; with --abnormal: not)",
+    )
+    group.add_argument(
+        "--protocol",
+        choices=("paper", "prequential"),
+        default="paper",
+        help="trials with slow batches, or all of it healthy (%(default)s)",
+    )
+    group.add_argument("--seeds", type=int, metavar="N", help="trials (20), or shuffled orders (4)")
+    group.add_argument(
+        "--strategy", default=STRATEGIES, metavar="LIST", help="which judges (%(default)s)"
+    )
+    group.add_argument(
+        "--split",
+        choices=("random", "group"),
+        default="random",
+        help="shuffle rows, or hold whole jobs out (%(default)s)",
+    )
+    group.add_argument(
+        "--training",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="batches learnt before (%(default)s)",
+    )
+    group.add_argument("--decode-only", action="store_true", help="leave batches with prefill out")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    sources = [bool(arguments.files), arguments.kafka, arguments.normal is not None]
+    if sum(sources) != 1:
+        raise CommandError("give one of: recordings, --kafka, --normal CSV")
+    if arguments.abnormal is not None and arguments.protocol == "prequential":
+        raise CommandError("--abnormal has no place in --protocol prequential: leave one out")
+    least = {"seeds": 0 if arguments.protocol == "prequential" else 1, "training": 1}
+    for name, value in least.items():
+        given = getattr(arguments, name)
+        if given is not None and given < value:
+            raise CommandError(f"--{name} is {given}: give {value} or more")
+    picture = arguments.picture
+    if picture is not None and picture.suffix not in (".png", ".svg"):
+        raise CommandError(f"--picture {picture}: choose a name that ends in .png or .svg")
+    for name in ("guard_ms", "grace_seconds", "grace_batches"):
+        if not 0 <= getattr(arguments, name) < 1e9:
+            flag = f"--{name.replace('_', '-')}"
+            raise CommandError(f"{flag} is {getattr(arguments, name):g}: give 0 or more")
+
+
+def _score_records(arguments: argparse.Namespace) -> int:
+    from simulator.score import Options, render, score, to_json
+
+    options = Options(
+        guard_ns=int(arguments.guard_ms * 1e6),
+        grace_ns=int(arguments.grace_seconds * 1e9),
+        grace_batches=arguments.grace_batches,
+        seed=arguments.seed,
+    )
+    found = score(_records(arguments), options)
+    _show(arguments, render(found), to_json(found))
+    if arguments.picture is not None:
+        from simulator.score.picture import draw
+
+        _draw(draw, found, arguments.picture)
+    return 0
+
+
+def _records(arguments: argparse.Namespace) -> Iterator[Record]:
+    from schemas.recording import RecordingError, read_recording
+    from schemas.records import Engine, Fault, HostReading
+
+    if arguments.kafka:
+        yield from _of_kafka(arguments)
+    try:
+        yield from chain.from_iterable(read_recording(path) for path in arguments.files)
+        for record in chain.from_iterable(read_recording(path) for path in arguments.truth):
+            if isinstance(record, Fault | Engine | HostReading):
+                yield record
+    except RecordingError as err:
+        raise CommandError(str(err)) from err
+
+
+def _of_kafka(arguments: argparse.Namespace) -> Iterator[Record]:
+    need("confluent_kafka", "collect")
+    from latencyprism.commands.record import open_history, times_of, warn_of_unreadable
+    from schemas.settings import read_settings
+    from schemas.topics import ALERTS, BATCHES, ENGINES, FAULTS
+    from streams.broker import BrokerError
+
+    begin_ns, end_ns = times_of(arguments)
+    history = open_history(
+        read_settings(arguments.config),
+        topics=(FAULTS, ENGINES, BATCHES, ALERTS),
+        begin_ns=begin_ns,
+        end_ns=end_ns,
+        engine_ids=(),
+    )
+    try:
+        for found in history:
+            yield found.record
+    except BrokerError as err:
+        raise CommandError(str(err)) from err
+    warn_of_unreadable(history)
+
+
+def _score_data_set(arguments: argparse.Namespace) -> int:
+    need("river", "gym")
+    from simulator.datasets import DatasetError
+    from simulator.score.data_picture import draw
+    from simulator.score.data_report import render, to_json
+    from simulator.score.paper import ProtocolError
+
+    try:
+        found = _play(arguments)
+    except (DatasetError, ProtocolError) as err:
+        raise CommandError(str(err)) from err
+    _show(arguments, render(found), to_json(found))
+    if arguments.picture is not None:
+        _draw(draw, found, arguments.picture)
+    return 0
+
+
+def _play(arguments: argparse.Namespace) -> Any:
+    """Play the protocol and add what a reader has to know."""
+    from dataclasses import replace
+
+    from simulator.score import paper, prequential
+
+    normal, notes = _samples(arguments, arguments.normal)
+    found: Any
+    if arguments.protocol == "prequential":
+        orders = 4 if arguments.seeds is None else arguments.seeds
+        with _progress(orders + 1) as advance:
+            found = prequential.play(normal, orders, advance)
+        return replace(found, notes=notes)
+    abnormal: list[Sample] = []
+    if arguments.abnormal is not None:
+        abnormal, more = _samples(arguments, arguments.abnormal)
+        notes += (*more, _note_on(abnormal))
+    protocol = paper.Protocol(
+        split=arguments.split,
+        seeds=20 if arguments.seeds is None else arguments.seeds,
+        training=arguments.training,
+        strategies=_strategies(arguments.strategy),
+        disturbances=_factors(arguments.factors, "" if abnormal else FACTORS),
+    )
+    with _progress(protocol.seeds) as advance:
+        found = paper.play(normal, protocol, abnormal, advance)
+    return replace(found, notes=notes)
+
+
+def _samples(arguments: argparse.Namespace, path: Path) -> tuple[list[Sample], tuple[str, ...]]:
+    from simulator.datasets import bad_rows_of, read_dataset
+
+    dataset = read_dataset(path)
+    kept = [one for one in dataset.samples if one.decodes_only or not arguments.decode_only]
+    if not kept:
+        raise CommandError(f"{path} has no batch without prefill: leave --decode-only out")
+    bad = bad_rows_of(dataset)
+    source = "the forward mode" if dataset.format == "sglang" else "the requests that join"
+    return kept, (
+        f"{path.name}: {len(kept):,} batches of {dataset.format}; prefill tokens derived from "
+        f"{source}.",
+        *([bad + "."] if bad else []),
+    )
+
+
+def _note_on(abnormal: list[Sample]) -> str:
+    return (
+        f"Slow batches are drawn with replacement from {len(abnormal)}; where they are of another "
+        "engine than the healthy ones, its own speed is part of the slowdown."
+    )
+
+
+def _strategies(text: str) -> tuple[Any, ...]:
+    from simulator.score.strategies import STRATEGIES as known
+
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in known:
+            raise CommandError(f"no strategy {name!r}: choose of {', '.join(known)}")
+    return names
+
+
+def _factors(given: str | None, usual: str) -> tuple[str, ...]:
+    from simulator.score.disturb import disturbance
+
+    text = usual if given is None else given
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        try:
+            disturbance(name)
+        except ValueError as err:
+            raise CommandError(f"--factors: {err}") from err
+    return names
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far it is; standard output belongs to the result."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("judging", total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _show(arguments: argparse.Namespace, tables: RenderableType, text: bytes) -> None:
+    from rich.console import Console
+
+    if arguments.json == "-":
+        print(text.decode())
+        return
+    # A pipe has no width; tables that are cut to 80 columns say nothing.
+    console = Console()
+    Console(width=max(console.width, 176)).print(tables, highlight=False)
+    if arguments.json is not None:
+        try:
+            Path(arguments.json).write_bytes(text)
+        except OSError as err:
+            raise CommandError(
+                f"cannot write {arguments.json} ({err.strerror}): choose another file"
+            ) from err
+
+
+def _draw(draw: Any, found: Any, path: Path) -> None:
+    try:
+        draw(found, path)
+    except OSError as err:
+        raise CommandError(f"cannot write {path} ({err.strerror}): choose another file") from err
