@@ -1,58 +1,14 @@
-"""Disturbances make a machine worse for a while: stolen processor time, a slow clock."""
+"""The clock of a replica's model: how it is read, set, and lowered for a while."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import math
-import os
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
 _HTTP_TIMEOUT_SECONDS = 30.0
-_BURNING = "burning\n"
-
-
-@contextlib.contextmanager
-def cpu_hogs(count: int, seconds: float) -> Iterator[tuple[int, ...]]:
-    """Burn one processor per hog inside the block, for at most `seconds`; yields their pids.
-
-    The hogs run at niceness 0 and end with the process that started them.
-    """
-    if count < 1 or not 0 < seconds < math.inf:
-        raise ValueError(f"count is {count} and seconds is {seconds}: give positive numbers")
-    command = (sys.executable, "-m", "simulator.disturbances", "burn", "--seconds", str(seconds))
-    hogs: list[subprocess.Popen[str]] = []
-    try:
-        for _ in range(count):
-            hogs.append(
-                subprocess.Popen(
-                    (*command, "--parent", str(os.getpid())),
-                    cwd=_REPOSITORY,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        for hog in hogs:
-            assert hog.stdout is not None
-            if hog.stdout.readline() != _BURNING:
-                raise RuntimeError("a CPU hog did not start: see its message above")
-        yield tuple(hog.pid for hog in hogs)
-    finally:
-        for hog in hogs:
-            hog.kill()
-        for hog in hogs:
-            hog.wait()
-            assert hog.stdout is not None
-            hog.stdout.close()
 
 
 @contextlib.contextmanager
@@ -94,31 +50,3 @@ def _call_clock(base_url: str, body: bytes | None) -> float:
         ) from err
     except OSError as err:
         raise ConnectionError(f"no answer from {url} ({err}): is the replica running?") from err
-
-
-def _burn(seconds: float, parent_pid: int) -> None:
-    """Do arithmetic until the time is over or the parent is gone."""
-    sys.stdout.write(_BURNING)
-    sys.stdout.flush()
-    end_at_seconds = time.monotonic() + seconds
-    value = 1.0
-    while time.monotonic() < end_at_seconds and os.getppid() == parent_pid:
-        for _ in range(200_000):
-            value = value * 1.000_000_1 + 0.5
-        value = math.fmod(value, 1_000.0)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Be one CPU hog; `cpu_hogs` starts these."""
-    parser = argparse.ArgumentParser(prog="python -m simulator.disturbances")
-    commands = parser.add_subparsers(dest="command", required=True)
-    burn = commands.add_parser("burn", help="burn one processor")
-    burn.add_argument("--seconds", type=float, required=True)
-    burn.add_argument("--parent", type=int, default=os.getppid(), help="end with this process")
-    given = parser.parse_args(arguments)
-    _burn(given.seconds, given.parent)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

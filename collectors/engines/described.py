@@ -155,8 +155,10 @@ class Rule(Part, frozen=True):
     prefill_tokens: str | None = None
     decode_requests: str | None = None
     kv_tokens: str | None = None
+    speculative_tokens: str | None = None
     waiting_requests: str | None = None
     running_requests: str | None = None
+    lora_adapters: str | None = None
 
 
 class FamilyText(Part, frozen=True, rename={"role": "for"}):

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import selectors
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from simulator.profiles import available
 from simulator.replica.truth import TruthIteration, read_truth
+from simulator.started import StartedProcess
 
 __all__ = ["ProfileProcess", "ProfileStartError", "available", "interpreters"]
 
-_REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _OLDEST_MINOR = 8
 
 
@@ -28,7 +21,7 @@ class ProfileStartError(Exception):
     """A profile ended, or stayed silent, before it ran."""
 
 
-class ProfileProcess:
+class ProfileProcess(StartedProcess):
     """Start a profile on entering the block and end it, with its children, on leaving.
 
     It also ends when the process that started it does.
@@ -47,6 +40,10 @@ class ProfileProcess:
         seconds: After this time the profile ends by itself.
     """
 
+    what = "profile"
+    start_error = ProfileStartError
+    stop_timeout_seconds = 10.0
+
     def __init__(
         self,
         name: str,
@@ -63,18 +60,17 @@ class ProfileProcess:
     ) -> None:
         if name not in available():
             raise ValueError(f"unknown profile {name!r}: take one of {', '.join(available())}")
-        self._command = [
+        command = [
             *(*python, "-m", "simulator.profiles", name),
             *("--period-ms", str(period_ms), "--seed", str(seed), "--port", str(port)),
             *(() if truth is None else ("--truth", str(truth.resolve()))),
             *(("--busy",) if busy else ()),
             *(() if seconds is None else ("--seconds", str(seconds))),
         ]
-        self._environment = {**os.environ, **(environment or {})}
+        super().__init__(
+            command, start_timeout_seconds=start_timeout_seconds, environment=environment
+        )
         self._truth = truth
-        self._start_timeout_seconds = start_timeout_seconds
-        self._process: subprocess.Popen[bytes] | None = None
-        self.pid = 0
         self.port = 0
         self.pids: dict[str, int] = {}
 
@@ -88,81 +84,13 @@ class ProfileProcess:
         """Give the other processes that iterate, in the order of their ranks."""
         return [pid for label, pid in sorted(self.pids.items()) if label != "core"]
 
-    @property
-    def is_running(self) -> bool:
-        """Say whether the first process lives."""
-        return self._process is not None and self._process.poll() is None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start the profile and wait until its processes are about to iterate."""
-        if self._process is not None:
-            raise RuntimeError("this profile was started already: create another one")
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=_REPOSITORY,
-            env=self._environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        try:
-            ready = json.loads(self._read_first_line())
-        except BaseException:
-            self.stop()
-            raise
+    def _take_ready(self, line: str) -> None:
+        ready = json.loads(line)
         self.pid, self.port, self.pids = ready["pid"], ready["port"], ready["processes"]
-
-    def _read_first_line(self) -> bytes:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        line = b""
-        deadline_seconds = time.monotonic() + self._start_timeout_seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                if not selector.select(max(deadline_seconds - time.monotonic(), 0)):
-                    raise ProfileStartError(
-                        f"the profile was not ready within {self._start_timeout_seconds:.0f} s: "
-                        "see its messages above, or give it more time"
-                    )
-                part = os.read(self._process.stdout.fileno(), 4096)
-                if not part:
-                    raise ProfileStartError(
-                        "the profile ended before it ran: see its message above"
-                    )
-                line += part
-        return line
 
     def read_truth(self) -> list[TruthIteration]:
         """Read the iterations written so far; all of them once the profile has ended."""
         return [] if self._truth is None else read_truth(self._truth)
-
-    def stop(self, timeout_seconds: float = 10.0) -> int:
-        """End the profile kindly, else by force, and give its exit status."""
-        if self._process is None:
-            return 0
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout_seconds)
-        if self._process.poll() is None:
-            self._process.kill()
-        status = self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        return status
 
 
 def interpreters(folder: Path | None = None) -> dict[str, tuple[str, ...]]:

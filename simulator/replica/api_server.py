@@ -19,6 +19,7 @@ from aiohttp import web
 from setproctitle import setproctitle
 
 from simulator.replica.config import ReplicaConfig, parse_arguments
+from simulator.replica.disturbances import check_changes, compute_for
 from simulator.replica.vllm.v1.engine import EngineCoreRequest
 from simulator.replica.vllm.v1.engine.async_llm import AsyncLLM
 from simulator.replica.vllm.v1.engine.core_client import EngineDeadError
@@ -88,6 +89,7 @@ class ApiServer:
         self._engine = engine
         self._numbers = itertools.count()
         self._started_at_epoch_seconds = int(time.time())
+        self._tokenizer_seconds = 0.0
 
     def build_app(self) -> web.Application:
         """Tie the handlers to their paths."""
@@ -100,16 +102,26 @@ class ApiServer:
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/replica/clock", self.get_clock)
         app.router.add_post("/replica/clock", self.set_clock)
+        app.router.add_get("/replica/disturbances", self.get_disturbances)
+        app.router.add_post("/replica/disturbances", self.change_disturbances)
         return app
 
     async def create_completion(self, http_request: web.Request) -> web.StreamResponse:
         """Generate text for one prompt, at once or token by token."""
         body = await _read_json(http_request)
+        if self._tokenizer_seconds:
+            compute_for(self._tokenizer_seconds)
         request_id = f"cmpl-{next(self._numbers)}-{os.urandom(4).hex()}"
         request = parse_completion_request(body, self._config, request_id)
         if body.get("stream"):
             include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return await self._stream(http_request, request, include_usage=include_usage)
+            response = web.StreamResponse(
+                headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+            )
+            # A client that has left is nothing to report: its request was aborted.
+            with contextlib.suppress(ConnectionResetError):
+                await self._stream(http_request, response, request, include_usage=include_usage)
+            return response
         num_tokens = 0
         finish_reason = None
         async with contextlib.aclosing(self._engine.generate(request)) as outputs:
@@ -122,11 +134,13 @@ class ApiServer:
         return web.json_response(answer)
 
     async def _stream(
-        self, http_request: web.Request, request: EngineCoreRequest, *, include_usage: bool
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-        )
+        self,
+        http_request: web.Request,
+        response: web.StreamResponse,
+        request: EngineCoreRequest,
+        *,
+        include_usage: bool,
+    ) -> None:
         envelope = self._envelope(request.request_id)
         # One token, not yet the last: nearly every chunk, so it is written once.
         envelope["choices"] = [_choice(_TOKEN_TEXT, None)]
@@ -149,7 +163,6 @@ class ApiServer:
             await response.write(_event(envelope))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
-        return response
 
     def _envelope(self, request_id: str) -> dict[str, Any]:
         return {
@@ -201,6 +214,21 @@ class ApiServer:
             raise BadRequestError(f"ratio is {ratio!r}: give a number from 0.05 to 1.0")
         return web.json_response({"ratio": await self._engine.set_clock_ratio(float(ratio))})
 
+    async def get_disturbances(self, http_request: web.Request) -> web.Response:
+        """Say how far each knob is turned."""
+        del http_request
+        return web.json_response((await self._engine.get_disturbances()).as_json())
+
+    async def change_disturbances(self, http_request: web.Request) -> web.Response:
+        """Turn the knobs that are named, and answer with all of them."""
+        try:
+            changes = check_changes(await _read_json(http_request))
+        except ValueError as err:
+            raise BadRequestError(str(err)) from err
+        knobs = await self._engine.change_disturbances(changes)
+        self._tokenizer_seconds = knobs.tokenizer_ms / 1_000
+        return web.json_response(knobs.as_json())
+
 
 async def _read_json(http_request: web.Request) -> dict[str, Any]:
     try:
@@ -244,7 +272,7 @@ async def _errors_as_openai_json(request: web.Request, handler: Any) -> web.Stre
     except web.HTTPNotFound:
         return _error_response(
             f"there is nothing at {request.path}: try /v1/completions, /v1/models, /health, "
-            "/metrics or /replica/clock",
+            "/metrics, /replica/clock or /replica/disturbances",
             "NotFoundError",
             404,
         )

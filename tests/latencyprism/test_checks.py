@@ -21,6 +21,7 @@ from latencyprism.__main__ import main
 from latencyprism.checks import Finding
 from latencyprism.checks import engines as engine_checks
 from latencyprism.commands import capture as capture_command
+from latencyprism.engines import find_engine
 
 Attached = list[int]
 
@@ -157,7 +158,7 @@ def test_a_framework_of_ones_own_takes_the_place_of_the_one_of_its_name(
     assert asked == [mine]
     collect = CollectSettings(host="h", **settings)  # type: ignore[arg-type]
     monkeypatch.setattr("collectors.engines.find_engines", lambda *_: [engine_of()])
-    assert capture_command._find(collect, None, "h")[1] is mine
+    assert find_engine(collect, None, "h")[1] is mine
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1"])
@@ -177,7 +178,7 @@ def test_a_folder_that_the_user_names_may_be_a_link(
     config = tmp_path / "c.toml"
     config.write_text(f'[collect]\ncapture_folder = "{tmp_path}/link"\n')
     monkeypatch.setattr(capture_command, "start_logging", lambda _: None)
-    monkeypatch.setattr(capture_command, "_find", lambda *_: (engine_of(), load("vllm")))
+    monkeypatch.setattr(capture_command, "find_engine", lambda *_: (engine_of(), load("vllm")))
     monkeypatch.setattr("collectors.capture.find_py_spy", lambda: None)
     base = ["capture", "--seconds", "0.2", "--config", str(config)]
     assert main(base) == 2

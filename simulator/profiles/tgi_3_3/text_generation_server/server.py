@@ -60,8 +60,7 @@ class TextGenerationService:
         start = time.time_ns()
         self.begin(request)
         batches = [self.cache.pop(batch_id) for batch_id in list(self.cache.cache)]
-        batch = FlashCausalLMBatch.concatenate(batches) if len(batches) > 1 else batches[0]
-        batch.filter(request)
+        batch = joined(batches, request)
         generations, next_batch, timings = self.model.generate_token(batch)
         self.cache.set(next_batch)
         assert context is None
@@ -74,6 +73,13 @@ class TextGenerationService:
         self._calls += 1
         plan.sequence, plan.begin_ns = self._calls, time.monotonic_ns()
         self._truth.begun.append(plan)
+
+
+def joined(batches: list[FlashCausalLMBatch], plan: Any) -> FlashCausalLMBatch:
+    """Make the batch of a decode; the router filters it by a call of its own, before."""
+    batch = FlashCausalLMBatch.concatenate(batches) if len(batches) > 1 else batches[0]
+    batch.filter(plan)
+    return batch
 
 
 def serve(host: Host, connection: socket.socket) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from simulator.replica.disturbances import Disturbances
+
 
 @dataclass(slots=True)
 class EngineCoreRequest:
@@ -54,7 +56,7 @@ class EngineCoreOutputs:
     scheduler_stats: SchedulerStats | None = None
     iteration_ran: bool = False
     utility_call_id: int | None = None
-    utility_result: float | str | None = None
+    utility_result: float | Disturbances | None = None
 
 
 @dataclass(slots=True)

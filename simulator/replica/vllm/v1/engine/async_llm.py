@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from simulator.replica.config import ReplicaConfig
+from simulator.replica.disturbances import Disturbances
 from simulator.replica.vllm.v1.engine import EngineCoreReady, EngineCoreRequest
 from simulator.replica.vllm.v1.engine.core_client import AsyncMPClient, EngineDeadError
 from simulator.replica.vllm.v1.engine.output_processor import (
@@ -87,6 +88,16 @@ class AsyncLLM:
     async def get_clock_ratio(self) -> float:
         """Say at which fraction of its full speed the worker's model runs."""
         result: float = await self.engine_core.call_utility("get_clock_ratio")
+        return result
+
+    async def change_disturbances(self, changes: dict[str, float]) -> Disturbances:
+        """Turn some knobs of the engine core and its worker; give all of them."""
+        result: Disturbances = await self.engine_core.call_utility("change_disturbances", changes)
+        return result
+
+    async def get_disturbances(self) -> Disturbances:
+        """Give the knobs as they are."""
+        result: Disturbances = await self.engine_core.call_utility("get_disturbances")
         return result
 
     async def shutdown(self) -> None:

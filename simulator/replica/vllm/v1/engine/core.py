@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from setproctitle import setproctitle
 
 from simulator.replica.config import ReplicaConfig
+from simulator.replica.disturbances import CoreDisturbances, Disturbances
 from simulator.replica.lifeline import die_with_parent
 from simulator.replica.truth import TruthIteration, TruthWriter
 from simulator.replica.vllm.v1.core.sched.output import SchedulerOutput
@@ -47,6 +48,7 @@ class EngineCore:
         self.scheduler = Scheduler(config)
         self.model_executor = MultiprocExecutor(config)
         self.aborts_queue: queue.Queue[list[str]] = queue.Queue()
+        self.disturbances = CoreDisturbances()
         self.step_fn = self.step
 
     def step(self) -> tuple[EngineCoreOutputs | None, bool]:
@@ -113,6 +115,18 @@ class EngineCore:
         """Say at which fraction of its full speed the worker's model runs."""
         result: float = self.model_executor.collective_rpc("get_clock_ratio").result()
         return result
+
+    def change_disturbances(self, changes: dict[str, float]) -> Disturbances:
+        """Turn some knobs, here and in the worker; give all of them."""
+        knobs = self.disturbances.change(changes)
+        self.model_executor.collective_rpc(
+            "disturb", args=(knobs.compile_pause_ms, knobs.worker_delay_ms)
+        ).result()
+        return knobs
+
+    def get_disturbances(self) -> Disturbances:
+        """Give the knobs as they are."""
+        return self.disturbances.knobs
 
     def shutdown(self) -> None:
         """End the worker and write out the truth."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.replica.config import ReplicaConfig
+from simulator.replica.disturbances import DisturbedForward, Forward
 from simulator.replica.vllm.model_executor.models.synthetic import SyntheticForCausalLM
 from simulator.replica.vllm.v1.core.sched.output import SchedulerOutput
 from simulator.replica.vllm.v1.outputs import ModelRunnerOutput
@@ -41,6 +42,7 @@ class GPUModelRunner:
             max_requests=config.max_requests_in_batch,
             work_ratio=config.work_ratio,
         )
+        self._forward: Forward = self.model.forward
         self.requests: dict[str, CachedRequestState] = {}
         self._last_positions = np.zeros(config.max_requests_in_batch, dtype=np.int64)
         self._kv_tokens = 0
@@ -52,6 +54,14 @@ class GPUModelRunner:
             self.model.forward(num_tokens=self.config.max_batched_tokens, kv_tokens=4_096)
             self.model.forward(num_tokens=1, kv_tokens=1)
             self.model.sample(self.config.max_requests_in_batch)
+
+    def disturb(self, *, compile_pause_ms: float, delay_ms: float) -> None:
+        """Make the forward pass wait; with zeros it is as it was."""
+        self._forward = self.model.forward
+        if compile_pause_ms or delay_ms:
+            self._forward = DisturbedForward(
+                self.model.forward, compile_pause_ms=compile_pause_ms, delay_ms=delay_ms
+            )
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> None:
         """Compute a batch and keep it for `sample_tokens`."""
@@ -97,7 +107,7 @@ class GPUModelRunner:
         return kv_tokens
 
     def _model_forward(self, num_tokens_padded: int, kv_tokens: int) -> None:
-        self.model.forward(num_tokens=num_tokens_padded, kv_tokens=kv_tokens)
+        self._forward(num_tokens=num_tokens_padded, kv_tokens=kv_tokens)
 
     def sample_tokens(self) -> ModelRunnerOutput:
         """Draw one token for each request whose prompt is all computed."""

@@ -31,3 +31,7 @@ class Worker:
     def get_clock_ratio(self) -> float:
         """Say at which fraction of its full speed the model runs."""
         return self.model_runner.model.clock_ratio
+
+    def disturb(self, compile_pause_ms: float, delay_ms: float) -> None:
+        """Make the forward pass wait; with zeros it is as it was."""
+        self.model_runner.disturb(compile_pause_ms=compile_pause_ms, delay_ms=delay_ms)
