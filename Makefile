@@ -81,7 +81,16 @@ bench-detect: install ## Prediction error, false alarms and detection on batches
 bench-fuzz: install ## Wrong values and panics on a million fuzzed reads and hostile engines (needs Rust)
 	$(BIN)/python benchmarks/fuzz.py
 
-clean: ## Remove everything that was built or downloaded
-	rm -rf $(VENV) .cache build dist demo-data .mypy_cache .ruff_cache .pytest_cache collectors/native/target
+bench-fleet: install ## Simulated engines on one core, and the simulation against real batches
+	$(BIN)/python -m benchmarks.fleet
 
-.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-engine bench-latency bench-detect bench-fuzz clean
+bench-effects: install ## How much each real fault slows the replica, by severity
+	$(BIN)/python -m benchmarks.effects
+
+gym: install ## Real and simulated faults and controls, and the score of what was said of them
+	$(BIN)/python -m benchmarks.gym
+
+clean: ## Remove everything that was built or downloaded
+	rm -rf $(VENV) .cache build dist demo-data gym-data .mypy_cache .ruff_cache .pytest_cache collectors/native/target
+
+.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-engine bench-latency bench-detect bench-fuzz bench-fleet bench-effects gym clean

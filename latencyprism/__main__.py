@@ -35,6 +35,10 @@ COMMANDS = (
     "sql",
     "capture",
     "simulate",
+    "inject",
+    "record",
+    "replay",
+    "score",
 )
 
 

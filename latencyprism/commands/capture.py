@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from latencyprism.engines import find_engine
 from latencyprism.errors import CommandError, need
 from latencyprism.logs import add_log_level, start_logging
 from schemas.records import Capture
@@ -63,7 +64,9 @@ def _take(settings: dict[str, Any], arguments: argparse.Namespace) -> Capture:
     if arguments.folder is not None:
         collect = msgspec.structs.replace(collect, capture_folder=str(arguments.folder.resolve()))
     host = collect.host or socket.gethostname()
-    engine, framework = _find(collect, arguments.engine, host)
+    engine, framework = find_engine(
+        collect, arguments.engine, host, ", or ask its host with --remote"
+    )
     target = Target(f"{host}:{engine.name}", host, engine, framework)
     try:
         if arguments.folder is None:
@@ -73,35 +76,6 @@ def _take(settings: dict[str, Any], arguments: argparse.Namespace) -> Capture:
         raise CommandError(str(err)) from err
     prune(Path(collect.capture_folder), collect.capture_keep_bytes)
     return done
-
-
-def _find(collect: Any, wanted: str | None, host: str) -> tuple[Any, Any]:
-    """Give the one engine of this host that is meant, and its framework."""
-    from collectors.agent import frameworks_of
-    from collectors.discovery import Scanner
-    from collectors.engines import find_engines
-
-    try:
-        frameworks = {framework.name(): framework for framework in frameworks_of(collect)}
-    except (LookupError, ValueError) as err:
-        raise CommandError(f"section [collect]: {err}") from err
-    engines = find_engines(Scanner().scan(), list(frameworks.values()))
-    names = {f"{host}:{engine.name}": engine for engine in engines}
-    fitting = [
-        engine
-        for engine_id, engine in names.items()
-        if wanted is None
-        or wanted in (engine_id, engine.name, str(engine.port))
-        or (wanted.isdigit() and int(wanted) in engine.roles)
-    ]
-    if len(fitting) == 1:
-        return fitting[0], frameworks[fitting[0].framework]
-    here = ", ".join(sorted(names)) or "none"
-    meant = "" if wanted is None else f" named {wanted!r}"
-    raise CommandError(
-        f"{len(fitting)} engines{meant} run on this host (found: {here}); name one by its "
-        "engine_id, port or pid, or ask its host with --remote"
-    )
 
 
 def _ask(kafka: KafkaSettings, engine_id: str, seconds: float) -> Capture:

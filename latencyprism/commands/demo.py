@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from collectors.stacks import HOW_TO_GET_IT, WHAT_IS_LOST, native_version
     from latencyprism.demo import stage, story
+    from simulator.faults.run import InjectionError, Refused
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -102,6 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             console.print("Stopped before the end: nothing was judged.")
             return 130
+        except (InjectionError, Refused) as err:
+            raise CommandError(f"a fault of the story was not there: {err}") from err
         if arguments.serve:
             _serve(console, on_stage)
         on_stage.stop_pipeline()

@@ -109,7 +109,7 @@ def check_counts(
 
 def check_prediction(findings: Findings, batches: list[dict[str, Any]], story: list[Scene]) -> None:
     """Give the prediction error where nothing was disturbed, after the first 1,000 batches."""
-    quiet = [scene for scene in story if scene.disturbance is None]
+    quiet = [scene for scene in story if scene.fault is None]
     for least in (200, 1000):
         errors = sorted(
             abs(batch["duration_ns"] / batch["expected_ns"] - 1)
@@ -154,7 +154,7 @@ def check_alerts(
             if scene.begin_ns <= d.received_ns < scene.end_ns
             and not _belongs_to_earlier(d, scene, story)
         ]
-        if scene.disturbance is None:
+        if scene.fault is None:
             shown, foreign = "none", 0.0
             if here:
                 # What was going on when the trouble began, not at any time of the scene.
@@ -203,7 +203,7 @@ def check_alerts(
 
 def _belongs_to_earlier(delivery: Delivery, scene: Scene, story: list[Scene]) -> bool:
     """Tell whether an alert that came in a quiet scene is the late end of a disturbed one."""
-    earlier = [s for s in story if s.end_ns <= scene.begin_ns and s.disturbance is not None]
+    earlier = [s for s in story if s.end_ns <= scene.begin_ns and s.fault is not None]
     return any(
         delivery.received_ns - s.end_ns < GRACE_NS and delivery.starts_at_ns < s.end_ns
         for s in earlier

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from collectors.stacks import native_version
+from latencyprism.commands.stream import ROLES
 from latencyprism.demo.machine import Machine
 from latencyprism.demo.receiver import Receiver
 from latencyprism.errors import CommandError
@@ -120,15 +121,18 @@ class Stage:
         folder: Where logs, database and the engine's own record go; emptied first.
 
         work_ratio: Size of the replica's model; smaller is faster.
+
+        worker: The role of the stream workers, or ``all`` of them.
     """
 
-    def __init__(self, folder: Path, work_ratio: float = 1.0) -> None:
+    def __init__(self, folder: Path, work_ratio: float = 1.0, worker: str = "all") -> None:
         self.folder = folder.resolve()
         self.config = self.folder / "latencyprism.toml"
         self.truth = self.folder / "truth.csv"
         self.receiver = Receiver()
         self.replica = ReplicaProcess(truth=self.truth, work_ratio=work_ratio)
         self.broker = EmbeddedBroker()
+        self._worker = worker
         self.machine = Machine()
         # The replica runs on the Python that this does.
         self.can_read_counters = native_version() is not None and sys.version_info[:2] == (3, 11)
@@ -195,7 +199,7 @@ class Stage:
                 metrics="" if self.can_read_counters else "metrics_period_seconds = 0.25\n",
             )
         )
-        self._launch("stream", "stream", "all")
+        self._launch("stream", "stream", self._worker)
         self._wait_for_workers()
         self._launch("collect", "collect")
         self.machine.start()
@@ -233,8 +237,9 @@ class Stage:
         """Wait until each worker has its partitions: it says so in the log."""
         deadline = time.monotonic() + WORKERS_READY_SECONDS
         log = self.folder / "stream.log"
+        workers = len(ROLES) if self._worker == "all" else 1
         while time.monotonic() < deadline:
-            if log.read_text().count(" is ready ") >= 3:
+            if log.read_text().count(" is ready ") >= workers:
                 return
             if self._processes["stream"].poll() is not None:
                 break

@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from simulator.disturbances import cpu_hogs, throttle_clock
+from simulator.faults import Target
+from simulator.faults.run import injected
 from simulator.load import LoadReport, run_load
 from simulator.workloads import Phase, Workload
 
-# Processes that burn CPU, for each CPU of the host: enough to take most of every one.
-HOGS_PER_CPU = 3
-# A third: the slowdown must stand out even where the machine's own noise is heavy.
-CLOCK_RATIO = 0.33
+INTENSITIES = {
+    # Busy processes per CPU of the host: enough to take most of every one.
+    "cpu_squeeze": 3.0,
+    # A third is left: the slowdown must stand out even where the machine's own noise is heavy.
+    "replica_clock": 0.67,
+}
+# Should the demo hang, the fault ends all the same.
+SLACK_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -29,7 +33,7 @@ class Scene:
 
         load: What the clients ask for.
 
-        disturbance: ``cpu_hogs``, ``clock`` or none.
+        fault: Name of the fault that is injected, or none.
 
         causes: Causes that an alert may rightly name; none where no alert may be raised.
     """
@@ -37,7 +41,7 @@ class Scene:
     name: str
     seconds: float
     load: str
-    disturbance: str | None = None
+    fault: str | None = None
     causes: tuple[str, ...] = ()
     begin_ns: int = 0
     end_ns: int = 0
@@ -64,7 +68,7 @@ def scenes(scale: float = 1.0) -> list[Scene]:
             "disturbance: CPU hogs beside the engine",
             14 * scale,
             "chat",
-            "cpu_hogs",
+            "cpu_squeeze",
             ("host_cpu_contention",),
         ),
         Scene("recovery", 10 * scale, "chat"),
@@ -72,7 +76,7 @@ def scenes(scale: float = 1.0) -> list[Scene]:
             "disturbance: the accelerator's clock drops to a third",
             12 * scale,
             "chat",
-            "clock",
+            "replica_clock",
             ("forward_slower",),
         ),
         Scene("recovery", 10 * scale, "chat"),
@@ -123,15 +127,16 @@ def phase_of(load: str, seconds: float) -> Phase:
 
 @contextlib.contextmanager
 def disturbed(scene: Scene, base_url: str) -> Iterator[None]:
-    """Disturb the machine, or the replica's clock, for the length of the block."""
-    if scene.disturbance == "cpu_hogs":
-        count = HOGS_PER_CPU * len(os.sched_getaffinity(0))
-        with cpu_hogs(count, scene.seconds + 5):
-            yield
-    elif scene.disturbance == "clock":
-        with throttle_clock(base_url, CLOCK_RATIO):
-            yield
-    else:
+    """Inject the scene's fault for the length of the block."""
+    if scene.fault is None:
+        yield
+        return
+    with injected(
+        scene.fault,
+        intensity=INTENSITIES[scene.fault],
+        target=Target(url=base_url),
+        seconds=scene.seconds + SLACK_SECONDS,
+    ):
         yield
 
 

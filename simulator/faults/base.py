@@ -19,7 +19,11 @@ from simulator.fleet.effect import Effect
 
 Vendor = Literal["nvidia", "amd"]
 
-VENDOR_TOOLS: dict[Vendor, str] = {"nvidia": "nvidia-smi", "amd": "rocm-smi"}
+# The first one that is installed is used: rocm-smi is older, and amd-smi replaces it.
+VENDOR_TOOLS: dict[Vendor, tuple[str, ...]] = {
+    "nvidia": ("nvidia-smi",),
+    "amd": ("amd-smi", "rocm-smi"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,7 @@ class Machine:
 
     def vendor(self, among: tuple[Vendor, ...]) -> Vendor | None:
         """Give the first of these vendors whose tool is here."""
-        return next((one for one in among if self.which(VENDOR_TOOLS[one])), None)
+        return next((one for one in among if any(map(self.which, VENDOR_TOOLS[one]))), None)
 
 
 class Injector(ABC):
@@ -193,7 +197,7 @@ def missing_needs(needs: Needs, target: Target, machine: Machine) -> list[str]:
         if not machine.path(path).exists()
     ]
     if needs.vendors and machine.vendor(needs.vendors) is None:
-        tools = " or ".join(VENDOR_TOOLS[vendor] for vendor in needs.vendors)
+        tools = " or ".join(tool for vendor in needs.vendors for tool in VENDOR_TOOLS[vendor])
         found.append(f"no {tools} here: run it on a machine with such an accelerator")
     if needs.replica and target.url is None:
         found.append(

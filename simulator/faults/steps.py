@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +24,7 @@ import msgspec
 COMMAND_SECONDS = 20.0
 HTTP_SECONDS = 30.0
 OWN_PREFIX = "latencyprism-"
+QDISC_HANDLE = "1a7e:"
 
 
 class StepError(Exception):
@@ -39,23 +42,54 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_
     def undo(self) -> None:
         """Change it back; to do so twice, or without `do`, changes nothing more."""
 
+    def claims(self) -> tuple[str, ...]:
+        """Name the settings that it overwrites, which no two injections may at once."""
+        return ()
+
     def show(self) -> tuple[str, ...]:
         """Give the lines of a dry run: what is done, and after ``undo:`` what undoes it."""
         raise NotImplementedError
 
 
 class Run(_Step, tag="run", frozen=True, kw_only=True):
-    """Run a command, and another one to undo it."""
+    """Run a command, and another one to undo it.
+
+    Attributes:
+        undo_argv: It has to bear that nothing was done.
+
+        setting: Name of what it overwrites, if it overwrites something.
+
+        ask_argv: A query about that, whose answer in the plan went into `undo_argv`.
+
+        answer: That answer. If it is another one when the step begins, nothing is done: an
+            injection that was under way, or left behind, has been undone in between.
+    """
 
     argv: tuple[str, ...]
     undo_argv: tuple[str, ...] = ()
+    setting: str | None = None
+    ask_argv: tuple[str, ...] = ()
+    answer: str = ""
+
+    def prepare(self) -> Run:
+        """See that what it will be undone to is what there is."""
+        if self.ask_argv and _run(self.ask_argv).strip() != self.answer:
+            raise StepError(
+                f"'{' '.join(self.ask_argv)}' answers otherwise than it did for the plan, so that "
+                "undoing would set an old value: run it again"
+            )
+        return self
+
+    def claims(self) -> tuple[str, ...]:
+        """Name the setting."""
+        return () if self.setting is None else (self.setting,)
 
     def do(self) -> None:
         """Run the command."""
         _run(self.argv)
 
     def undo(self) -> None:
-        """Run the command that undoes it; it has to bear that nothing was done."""
+        """Run the command that undoes it."""
         if self.undo_argv:
             _run(self.undo_argv)
 
@@ -73,20 +107,24 @@ class Write(_Step, tag="write", frozen=True, kw_only=True):
     before: str | None = None
 
     def prepare(self) -> Write:
-        """Remember what the file says now."""
+        """Remember what the file says now, unless the plan says what to write back."""
+        if self.before is not None:
+            return self
         try:
-            before = Path(self.path).read_text(encoding="ascii").strip()
+            before = Path(self.path).read_text(encoding="utf-8")
         except FileNotFoundError:
             # In a folder that an earlier step makes, and that goes with it.
             return self
         except OSError as err:
             raise StepError(f"cannot read {self.path} ({err.strerror}): run this as root") from err
-        return msgspec.structs.replace(self, before=before)
+        # A file of choices marks the one that holds: "always [madvise] never".
+        chosen = re.search(r"\[(\S+)\]", before)
+        return msgspec.structs.replace(self, before=chosen[1] if chosen else before)
 
     def do(self) -> None:
         """Write the new value."""
         try:
-            Path(self.path).write_text(self.text, encoding="ascii")
+            _write(self.path, self.text)
         except OSError as err:
             raise StepError(
                 f"cannot write {self.text!r} to {self.path} ({err.strerror}): run this as root, or "
@@ -94,25 +132,46 @@ class Write(_Step, tag="write", frozen=True, kw_only=True):
             ) from err
 
     def undo(self) -> None:
-        """Write the old value back."""
-        if self.before is not None and Path(self.path).exists():
-            Path(self.path).write_text(self.before, encoding="ascii")
+        """Write the old value back; a file that is gone took it along."""
+        if self.before is not None:
+            with contextlib.suppress(FileNotFoundError):
+                _write(self.path, self.before)
+
+    def claims(self) -> tuple[str, ...]:
+        """Name the file, whatever links lead to it."""
+        return (os.path.realpath(self.path),)
 
     def show(self) -> tuple[str, ...]:
         """Give the line of shell that would do it."""
-        before = "the value of before" if self.before is None else self.before
+        before = "the value of before" if self.before is None else self.before.strip()
         return (f"echo {self.text} > {self.path}", f"undo: echo {before} > {self.path}")
 
 
 class Cgroup(_Step, tag="cgroup", frozen=True, kw_only=True):
-    """Make a control group of our own; its name must begin with ``latencyprism-``."""
+    """Make a control group of our own; its name must begin with ``latencyprism-``.
+
+    Attributes:
+        threaded: On version 2, of the kind that can be below a group with processes in it.
+    """
 
     path: str
+    threaded: bool = False
+
+    def prepare(self) -> Cgroup:
+        """See that it is not there: it would not be ours to remove."""
+        _refuse_present(self.path)
+        return self
+
+    def claims(self) -> tuple[str, ...]:
+        """Name the group."""
+        return (os.path.realpath(self.path),)
 
     def do(self) -> None:
         """Make it."""
         try:
             Path(_own(self.path)).mkdir()
+            if self.threaded:
+                _write(f"{self.path}/cgroup.type", "threaded")
         except OSError as err:
             raise StepError(
                 f"cannot make the control group {self.path} ({err.strerror}): run this as root, "
@@ -124,14 +183,17 @@ class Cgroup(_Step, tag="cgroup", frozen=True, kw_only=True):
         group = Path(_own(self.path))
         if not group.is_dir():
             return
-        for pid in (group / "cgroup.procs").read_text(encoding="ascii").split():
+        # The kernel lists no processes of a threaded group, only its threads.
+        members = "cgroup.threads" if self.threaded else "cgroup.procs"
+        for member in (group / members).read_text(encoding="ascii").split():
             with contextlib.suppress(ProcessLookupError):
-                (group.parent / "cgroup.procs").write_text(pid, encoding="ascii")
+                (group.parent / members).write_text(member, encoding="ascii")
         group.rmdir()
 
     def show(self) -> tuple[str, ...]:
         """Give the line of shell that would do it."""
-        return (f"mkdir {self.path}", f"undo: rmdir {self.path}")
+        threaded = f" && echo threaded > {self.path}/cgroup.type" if self.threaded else ""
+        return (f"mkdir {self.path}{threaded}", f"undo: rmdir {self.path}")
 
 
 class Join(_Step, tag="join", frozen=True, kw_only=True):
@@ -143,19 +205,38 @@ class Join(_Step, tag="join", frozen=True, kw_only=True):
     start_ticks: int | None = None
 
     def prepare(self) -> Join:
-        """Remember which process has this pid."""
-        return msgspec.structs.replace(self, start_ticks=start_ticks_of(self.pid))
+        """Remember which process has this pid, and see that it is where the plan saw it."""
+        prepared = msgspec.structs.replace(self, start_ticks=_known(self.pid))
+        if self.pid not in _members(Path(self.before)):
+            raise StepError(
+                f"process {self.pid} is not in {self.before} any more, so that undoing would move "
+                "it to the wrong group: run it again"
+            )
+        return prepared
 
     def do(self) -> None:
         """Move it."""
-        _join(self.path, self.pid)
+        try:
+            _join(self.path, self.pid)
+        except OSError as err:
+            raise StepError(
+                f"cannot move process {self.pid} into {self.path} ({err.strerror}): run this as "
+                "root, and give the --pid of a process that runs"
+            ) from err
 
     def undo(self) -> None:
-        """Move it back, if it still is the same process and in our group."""
-        if start_ticks_of(self.pid) not in (None, self.start_ticks):
+        """Move it back with the children that it had in our group, if it still is the same one."""
+        if self.start_ticks is None or start_ticks_of(self.pid) != self.start_ticks:
             return
-        with contextlib.suppress(StepError, ProcessLookupError, FileNotFoundError):
-            _join(self.before, self.pid)
+        members = _members(Path(self.path))
+        for pid in (self.pid, *(pid for pid in members if self.pid in _ancestors(pid))):
+            if pid in members:
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                    _join(self.before, pid)
+
+    def claims(self) -> tuple[str, ...]:
+        """Name the process: a group of ours within another one would keep that from going."""
+        return (f"control group of process {self.pid}",)
 
     def show(self) -> tuple[str, ...]:
         """Give the line of shell that would do it."""
@@ -175,26 +256,34 @@ class Pin(_Step, tag="pin", frozen=True, kw_only=True):
 
     def prepare(self) -> Pin:
         """Remember where each thread may run."""
+        start_ticks = _known(self.pid)
         before = {}
         for thread in _threads(self.pid):
             with contextlib.suppress(ProcessLookupError):
                 before[thread] = tuple(sorted(os.sched_getaffinity(thread)))
-        return msgspec.structs.replace(self, before=before, start_ticks=start_ticks_of(self.pid))
+        return msgspec.structs.replace(self, before=before, start_ticks=start_ticks)
 
     def do(self) -> None:
         """Pin them."""
-        for thread in _threads(self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread, self.cpus)
+        self._place(dict.fromkeys(self.before, self.cpus), self.cpus)
 
     def undo(self) -> None:
         """Let each thread run where it could; a new one where the first one can."""
-        if start_ticks_of(self.pid) != self.start_ticks or not self.before:
-            return
-        usual = self.before.get(self.pid) or next(iter(self.before.values()))
-        for thread in _threads(self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread, self.before.get(thread, usual))
+        if self.before and start_ticks_of(self.pid) == self.start_ticks:
+            self._place(self.before, self.before.get(self.pid) or next(iter(self.before.values())))
+
+    def claims(self) -> tuple[str, ...]:
+        """Name the process."""
+        return (f"CPUs of process {self.pid}",)
+
+    def _place(self, wanted: dict[int, tuple[int, ...]], usual: tuple[int, ...]) -> None:
+        placed: set[int] = set()
+        # A thread that one of them starts meanwhile inherits its CPUs of before.
+        while threads := set(_threads(self.pid)) - placed:
+            for thread in threads:
+                with contextlib.suppress(ProcessLookupError):
+                    _set_cpus(thread, wanted.get(thread, usual))
+            placed |= threads
 
     def show(self) -> tuple[str, ...]:
         """Give the line of shell that would do it."""
@@ -213,7 +302,7 @@ class Resume(_Step, tag="resume", frozen=True, kw_only=True):
 
     def prepare(self) -> Resume:
         """Remember which process has this pid."""
-        return msgspec.structs.replace(self, start_ticks=start_ticks_of(self.pid))
+        return msgspec.structs.replace(self, start_ticks=_known(self.pid))
 
     def undo(self) -> None:
         """Let it run."""
@@ -245,8 +334,18 @@ class Post(_Step, tag="post", frozen=True, kw_only=True):
 
     def undo(self) -> None:
         """Post what undoes it; a replica that ended has nothing left to undo."""
-        with contextlib.suppress(OSError):
+        try:
             _post(self.url, self.undo_body)
+        except OSError as err:
+            if not isinstance(getattr(err, "reason", err), ConnectionError):
+                raise StepError(
+                    f"{self.url} did not take {self.undo_body} ({err}): post it by hand, or start "
+                    "the replica anew"
+                ) from err
+
+    def claims(self) -> tuple[str, ...]:
+        """Name each of the settings there."""
+        return tuple(f"{key} of {self.url}" for key in self.body)
 
     def show(self) -> tuple[str, ...]:
         """Give the commands that would do it."""
@@ -260,6 +359,15 @@ class Scratch(_Step, tag="scratch", frozen=True, kw_only=True):
 
     path: str
 
+    def prepare(self) -> Scratch:
+        """See that it is not there: it would not be ours to remove."""
+        _refuse_present(self.path)
+        return self
+
+    def claims(self) -> tuple[str, ...]:
+        """Name the folder."""
+        return (os.path.realpath(self.path),)
+
     def do(self) -> None:
         """Make it."""
         try:
@@ -271,11 +379,58 @@ class Scratch(_Step, tag="scratch", frozen=True, kw_only=True):
 
     def undo(self) -> None:
         """Remove it with all that is in it."""
-        shutil.rmtree(_own(self.path), ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(_own(self.path))
 
     def show(self) -> tuple[str, ...]:
         """Give the line of shell that would do it."""
         return (f"mkdir {self.path}", f"undo: rm -r {self.path}")
+
+
+class Qdisc(_Step, tag="qdisc", frozen=True, kw_only=True):
+    """Shape the loopback traffic of a network namespace, by a discipline with a handle of ours.
+
+    Attributes:
+        namespace: As ``/proc/PID/ns/net`` names it.
+
+        arguments: The discipline, as `tc` takes it.
+    """
+
+    namespace: str
+    arguments: tuple[str, ...]
+
+    def do(self) -> None:
+        """Put it on the device; `tc` refuses where there is another one."""
+        self._tc("add", *("handle", QDISC_HANDLE), *self.arguments)
+
+    def undo(self) -> None:
+        """Take it off; a namespace that is gone took it along, and another's is left alone."""
+        with contextlib.suppress(LookupError):
+            if f" {QDISC_HANDLE} root " in self._tc("show"):
+                self._tc("del")
+
+    def claims(self) -> tuple[str, ...]:
+        """Name the device."""
+        return (f"qdisc of lo in {self.namespace}",)
+
+    def show(self) -> tuple[str, ...]:
+        """Give the commands that would do it."""
+        inside = f"tc qdisc {{}} dev lo root handle {QDISC_HANDLE}"
+        return (
+            f"{inside.format('add')} {' '.join(self.arguments)} (in {self.namespace})",
+            f"undo: {inside.format('del')}",
+        )
+
+    def _tc(self, verb: str, *arguments: str) -> str:
+        entrance = _in_namespace(self.namespace)
+        if entrance is None:
+            if verb == "add":
+                raise StepError(f"{self.namespace} is gone: give the --pid of a running engine")
+            raise LookupError(self.namespace)
+        root = () if verb == "show" else ("root",)
+        return _run(
+            ("nsenter", f"--net={entrance}", "tc", "qdisc", verb, "dev", "lo", *root, *arguments)
+        )
 
 
 class Work(_Step, tag="work", frozen=True, kw_only=True):
@@ -305,25 +460,95 @@ class Work(_Step, tag="work", frozen=True, kw_only=True):
         return (f"{self.count} x {' '.join(self.argv())}", "undo: kill them")
 
 
-Step: TypeAlias = Run | Write | Cgroup | Join | Pin | Resume | Post | Scratch | Work
+Step: TypeAlias = Run | Write | Cgroup | Join | Pin | Resume | Post | Scratch | Qdisc | Work
 
 
-def start_ticks_of(pid: int) -> int | None:
-    """Give when a process started, in clock ticks after boot; None where there is none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessState:
+    """A line of ``/proc/PID/stat``, as far as it is of use here.
 
-    With the pid it names a process for good.
+    Attributes:
+        state: One letter; Z for a process that ended and was not asked after.
+
+        start_ticks: When it started, in clock ticks after boot. With the pid it names a process.
     """
+
+    state: str
+    parent_pid: int
+    start_ticks: int
+
+
+def state_of(pid: int) -> ProcessState | None:
+    """Read the state of a process; None where there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    fields = text.rpartition(")")[2].split()
+    return ProcessState(state=fields[0], parent_pid=int(fields[1]), start_ticks=int(fields[19]))
+
+
+def start_ticks_of(pid: int) -> int | None:
+    """Give when a process started, in clock ticks after boot; None where there is none."""
+    found = state_of(pid)
+    return None if found is None else found.start_ticks
 
 
 def _own(path: str) -> str:
     if not Path(path).name.startswith(OWN_PREFIX):
         raise StepError(f"{path} is not ours: its name must begin with {OWN_PREFIX}")
     return path
+
+
+def _refuse_present(path: str) -> None:
+    if os.path.lexists(_own(path)):
+        raise StepError(f"{path} is there already: remove it if nothing needs it, and run it again")
+
+
+def _known(pid: int) -> int:
+    start_ticks = start_ticks_of(pid)
+    if start_ticks is None:
+        raise StepError(f"there is no process {pid}: give the --pid of one that runs")
+    return start_ticks
+
+
+def _write(path: str, text: str) -> None:
+    # Not made where it is not there, and in one piece, as the kernel's files want it.
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        if text:
+            os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _set_cpus(thread: int, cpus: tuple[int, ...]) -> None:
+    try:
+        os.sched_setaffinity(thread, cpus)
+    except ProcessLookupError:
+        raise
+    except OSError as err:
+        raise StepError(
+            f"thread {thread} cannot be put on the CPUs {cpus} ({err.strerror}): run this as its "
+            "owner or as root, with CPUs that are online"
+        ) from err
+
+
+def _members(group: Path) -> set[int]:
+    """Give the processes of a group, and of a threaded one the threads, which bear their pids."""
+    for name in ("cgroup.procs", "cgroup.threads"):
+        with contextlib.suppress(OSError):
+            return set(map(int, (group / name).read_text(encoding="ascii").split()))
+    return set()
+
+
+def _ancestors(pid: int) -> list[int]:
+    found: list[int] = []
+    state = state_of(pid)
+    while state is not None and state.parent_pid not in (0, *found):
+        found.append(state.parent_pid)
+        state = state_of(state.parent_pid)
+    return found
 
 
 def _threads(pid: int) -> list[int]:
@@ -333,19 +558,28 @@ def _threads(pid: int) -> list[int]:
         return []
 
 
+def _in_namespace(namespace: str) -> str | None:
+    """Find a file by which a network namespace can be entered; None where it is gone."""
+    for path in (*Path("/proc").glob("[0-9]*/ns/net"), *Path("/run/netns").glob("*")):
+        with contextlib.suppress(OSError):
+            if f"net:[{path.stat().st_ino}]" == namespace:
+                return str(path)
+    return None
+
+
 def _join(group: str, pid: int) -> None:
-    try:
-        Path(group, "cgroup.procs").write_text(str(pid), encoding="ascii")
-    except OSError as err:
-        raise StepError(
-            f"cannot move process {pid} into {group} ({err.strerror}): run this as root"
-        ) from err
+    Path(group, "cgroup.procs").write_text(str(pid), encoding="ascii")
 
 
-def _run(argv: tuple[str, ...]) -> None:
+def _run(argv: tuple[str, ...]) -> str:
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as err:
         raise StepError(f"'{' '.join(argv)}' failed ({err}): run it by hand to see why") from err
@@ -355,6 +589,7 @@ def _run(argv: tuple[str, ...]) -> None:
             f"'{' '.join(argv)}' ended with status {done.returncode}"
             f"{f' ({said[-1]})' if said else ''}: run it by hand to see why"
         )
+    return done.stdout
 
 
 def _post(url: str, body: dict[str, float]) -> None:
