@@ -217,7 +217,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_column(title, justify="left" if key == "kind" else "right")
     for row in rows:
         table.add_row(*(str(row[key]) for key in columns))
-    Console().print(table)
+    Console(width=max(Console().width, 120)).print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
