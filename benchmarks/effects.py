@@ -40,7 +40,7 @@ from collectors.discovery import EngineProcess, Process
 from collectors.host.reading import HostReader
 from schemas.records import FaultSeverity, HostReading
 from simulator.faults import Machine, Target, available, load
-from simulator.faults.run import InjectionError, Refused, injected
+from simulator.injection.run import InjectionError, Refused, injected
 from simulator.load import percentile, run_load
 from simulator.replica.process import ReplicaProcess
 from simulator.replica.truth import TruthIteration, read_truth

@@ -29,16 +29,7 @@ def find_engine(
     Raises:
         CommandError: There is none, or more than one.
     """
-    from collectors.agent import frameworks_of
-    from collectors.discovery import Scanner
-    from collectors.engines import find_engines
-
-    try:
-        frameworks = {framework.name(): framework for framework in frameworks_of(collect)}
-    except (LookupError, ValueError) as err:
-        raise CommandError(f"section [collect]: {err}") from err
-    engines = find_engines(Scanner().scan(), list(frameworks.values()))
-    names = {f"{host}:{engine.name}": engine for engine in engines}
+    frameworks, names = engines_here(collect, host)
     fitting = [
         engine
         for engine_id, engine in names.items()
@@ -54,3 +45,23 @@ def find_engine(
         f"{len(fitting)} engines{meant} run on this host (found: {here}); name one by its "
         f"engine_id, port or pid{otherwise}"
     )
+
+
+def engines_here(
+    collect: CollectSettings, host: str
+) -> tuple[dict[str, Framework], dict[str, EngineProcess]]:
+    """Give the frameworks by name, and the engines that run on this host by engine_id.
+
+    Raises:
+        CommandError: The settings name a framework or file that cannot be used.
+    """
+    from collectors.agent import frameworks_of
+    from collectors.discovery import Scanner
+    from collectors.engines import find_engines
+
+    try:
+        frameworks = {framework.name(): framework for framework in frameworks_of(collect)}
+    except (LookupError, ValueError) as err:
+        raise CommandError(f"section [collect]: {err}") from err
+    engines = find_engines(Scanner().scan(), list(frameworks.values()))
+    return frameworks, {f"{host}:{engine.name}": engine for engine in engines}

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from latencyprism.times import shown
+from schemas.incidents import Incident
 from streams.difference import Difference, Pair
-from streams.outcome import Incident, Outcome
+from streams.outcome import Outcome
 
 if TYPE_CHECKING:
     from latencyprism.commands.replay import Replay
@@ -29,7 +30,7 @@ def print_json(played: Replay, difference: Difference | None) -> None:
         "batches": len(outcome.verdicts),
         "seconds": round(played.seconds, 3),
         "verdicts": {engine: dict(found) for engine, found in outcome.counts().items()},
-        "incidents": [asdict(one) for one in outcome.incidents.values()],
+        "incidents": [_plain_incident(one) for one in outcome.incidents.values()],
     }
     if difference is not None:
         result["difference"] = _plain(difference)
@@ -45,14 +46,15 @@ def print_tables(played: Replay, difference: Difference | None) -> None:
         highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else FILE_COLUMNS
     )
     outcome = played.outcome
+    incidents = [*outcome.incidents.values()]
     console.print(_engines(outcome))
-    if outcome.incidents:
-        console.print(_incidents("Incidents", list(outcome.incidents.values())))
+    if incidents:
+        console.print(_incidents("Incidents", incidents))
     else:
         console.print("No incident.")
     batches = len(outcome.verdicts)
     console.print(
-        f"{batches:,} batches and {len(outcome.incidents):,} incidents of {played.records:,} "
+        f"{batches:,} batches and {len(incidents):,} incidents of {played.records:,} "
         f"records in {played.seconds:.1f} s ({batches / max(played.seconds, 1e-9):,.0f} batches/s)"
     )
     if difference is not None:
@@ -148,15 +150,21 @@ def _table(title: str, *columns: str) -> Any:
     return table
 
 
+def _plain_incident(one: Incident) -> dict[str, Any]:
+    return asdict(one) | {"cause": one.cause}
+
+
 def _plain(difference: Difference) -> dict[str, Any]:
     return {
         "equal": difference.equal,
         "pairs": [
-            asdict(pair) | {"cause_changed": pair.cause_changed, "equal": pair.equal}
+            asdict(pair)
+            | {"here": _plain_incident(pair.here), "there": _plain_incident(pair.there)}
+            | {"cause_changed": pair.cause_changed, "equal": pair.equal}
             for pair in difference.pairs
         ],
-        "only_here": [asdict(one) for one in difference.only_here],
-        "only_there": [asdict(one) for one in difference.only_there],
+        "only_here": [_plain_incident(one) for one in difference.only_here],
+        "only_there": [_plain_incident(one) for one in difference.only_there],
         "verdicts": [
             {"there": there, "here": here, "batches": count}
             for (there, here), count in sorted(difference.verdicts.items())

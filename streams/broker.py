@@ -13,6 +13,8 @@ from schemas.topics import TOPICS, Topic
 
 log = logging.getLogger("latencyprism.broker")
 
+ANSWER_SECONDS = 5.0
+
 
 class BrokerError(RuntimeError):
     """The brokers do not answer or refuse; the text says what to do."""
@@ -31,7 +33,7 @@ def existing_partitions(admin: Any, settings: KafkaSettings) -> dict[str, int]:
         BrokerError: They do not answer.
     """
     try:
-        metadata = admin.list_topics(timeout=5)
+        metadata = admin.list_topics(timeout=ANSWER_SECONDS)
     except KafkaException as err:
         raise BrokerError(
             f"Kafka at {settings.bootstrap_servers} does not answer ({err.args[0].str()}): check "
@@ -86,7 +88,7 @@ def wait_for_topics(settings: KafkaSettings, *, embedded: bool) -> dict[str, int
             if embedded:
                 # The embedded broker makes a topic when it is asked about it by name.
                 for topic in missing:
-                    admin.list_topics(topic.name, timeout=5)
+                    admin.list_topics(topic.name, timeout=ANSWER_SECONDS)
             else:
                 create_topics(admin, missing, settings)
             if missing:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from streams.outcome import Incident, Outcome
+from schemas.incidents import Incident
+from streams.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +15,8 @@ class Pair:
 
     Attributes:
         begin_shift_batches: Batches between both begins.
+
+        end_changed: Whether one of them ended at another time, or not at all.
     """
 
     here: Incident
@@ -21,6 +24,7 @@ class Pair:
     begin_shift_ns: int
     begin_shift_batches: int
     fired_shift_ns: int
+    end_changed: bool
 
     @property
     def cause_changed(self) -> bool:
@@ -31,10 +35,7 @@ class Pair:
     def equal(self) -> bool:
         """Whether nothing that counts differs."""
         return not (
-            self.cause_changed
-            or self.begin_shift_ns
-            or self.fired_shift_ns
-            or self.here.end_ns != self.there.end_ns
+            self.cause_changed or self.begin_shift_ns or self.fired_shift_ns or self.end_changed
         )
 
 
@@ -66,17 +67,24 @@ class Difference:
         )
 
 
-def compare(here: Outcome, there: Outcome) -> Difference:
+def compare(here: Outcome, there: Outcome, over_ns: int | None = None) -> Difference:
     """Tell what differs.
 
     Incidents of the same engine belong together by their id, else where they overlap, the earliest
     first. Batches are not compared where one of the two has none at all.
+
+    Args:
+        here: One of them.
+
+        there: The other.
+
+        over_ns: When the stream was over; what ended later may be open in a recording of it.
     """
     pairs, only_here, only_there = _match(here, there)
     both = bool(here.verdicts and there.verdicts)
     common = here.verdicts.keys() & there.verdicts.keys()
     return Difference(
-        pairs=[_pair(one, other, here) for one, other in pairs],
+        pairs=[_pair(one, other, here, over_ns) for one, other in pairs],
         only_here=only_here,
         only_there=only_there,
         verdicts=Counter((there.verdicts[key], here.verdicts[key]) for key in common),
@@ -88,9 +96,9 @@ def compare(here: Outcome, there: Outcome) -> Difference:
 def _match(
     here: Outcome, there: Outcome
 ) -> tuple[list[tuple[Incident, Incident]], list[Incident], list[Incident]]:
-    rest = dict(there.incidents)
-    partners = {key: rest.pop(key) for key in here.incidents if key in rest}
-    for key, incident in sorted(here.incidents.items(), key=lambda item: item[1].begin_ns):
+    found, rest = here.incidents, there.incidents
+    partners = {key: rest.pop(key) for key in found if key in rest}
+    for key, incident in sorted(found.items(), key=lambda item: item[1].begin_ns):
         if key in partners:
             continue
         overlapping = [
@@ -100,16 +108,22 @@ def _match(
         ]
         if overlapping:
             partners[key] = rest.pop(min(overlapping)[1])
-    pairs = [(one, partners[key]) for key, one in here.incidents.items() if key in partners]
-    only_here = [one for key, one in here.incidents.items() if key not in partners]
+    pairs = [(one, partners[key]) for key, one in found.items() if key in partners]
+    only_here = [one for key, one in found.items() if key not in partners]
     return pairs, only_here, list(rest.values())
 
 
-def _pair(here: Incident, there: Incident, outcome: Outcome) -> Pair:
+def _pair(here: Incident, there: Incident, outcome: Outcome, over_ns: int | None) -> Pair:
     return Pair(
         here=here,
         there=there,
         begin_shift_ns=here.begin_ns - there.begin_ns,
         begin_shift_batches=outcome.batches_between(here.engine_id, there.begin_ns, here.begin_ns),
         fired_shift_ns=here.fired_ns - there.fired_ns,
+        end_changed=_end_of(here, over_ns) != _end_of(there, over_ns),
     )
+
+
+def _end_of(incident: Incident, over_ns: int | None) -> int | None:
+    end_ns = incident.end_ns
+    return None if end_ns is None or (over_ns is not None and end_ns > over_ns) else end_ns

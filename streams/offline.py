@@ -21,12 +21,15 @@ class Offline:
     Deterministic: its clock is the event time of the records, so that the same records give the
     same results in each run. Time passes for engines that fell silent, too, as records of others
     come.
+
+    Attributes:
+        now_ns: The event time that it is.
     """
 
     def __init__(self) -> None:
         self.analyses: dict[str, Analysis] = {}
         self._heard_ns: dict[str, int] = {}
-        self._now_ns = 0
+        self.now_ns = 0
         self._checked_ns = 0
 
     def feed(self, record: Record) -> list[Result]:
@@ -38,20 +41,26 @@ class Offline:
             return []
         now_ns = seen_ns(record)
         ended = self._end_silent(now_ns)
-        self._now_ns = self._heard_ns[record.engine_id] = now_ns
+        self.now_ns = self._heard_ns[record.engine_id] = now_ns
         results = self._take(record)
         return [*ended, *results] if ended else results
 
     def tick(self, now_ns: int) -> list[Alert]:
         """Let time pass for all engines, as when the whole stream falls silent."""
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         return [alert for one in self.analyses.values() for alert in one.tick(now_ns)]
+
+    def end(self) -> list[Result]:
+        """Let time pass until nothing is left to end, as after the last record of a stream."""
+        if not self._heard_ns:
+            return []
+        return self._end_silent(self.now_ns + MOST_LOOKS * SILENCE_CHECK_NS)
 
     def _take(self, record: Iteration | HostReading | XpuReading | Engine) -> list[Result]:
         analysis = self.analyses.get(record.engine_id)
         if analysis is None:
             analysis = self.analyses[record.engine_id] = Analysis(
-                record.engine_id, lambda: self._now_ns
+                record.engine_id, lambda: self.now_ns
             )
         if isinstance(record, Iteration):
             return analysis.add_iteration(record)
@@ -73,7 +82,7 @@ class Offline:
         return [alert for look_ns in looks_ns[:MOST_LOOKS] for alert in self._look(look_ns)]
 
     def _look(self, now_ns: int) -> list[Result]:
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         return [
             alert
             for engine_id, analysis in self.analyses.items()

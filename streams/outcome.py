@@ -4,44 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 
-from schemas.records import Alert, Batch, Record, Severity, Verdict
+from schemas.incidents import Incident, fold
+from schemas.records import Alert, Batch, Record, Verdict
 
 BatchKey = tuple[str, int, int]
 """``engine_id``, ``process_start_ns`` and ``sequence``."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Incident:
-    """An incident as its alerts told it.
-
-    Attributes:
-        fired_ns: End of the batch that gave it away.
-
-        end_ns: None while it is open.
-
-        cause: As the last alert names it; ``first_cause`` as the first one does.
-
-        ratio: How many times as long as expected its batches took.
-    """
-
-    engine_id: str
-    incident_id: str
-    begin_ns: int
-    fired_ns: int
-    end_ns: int | None
-    first_cause: str
-    cause: str
-    severity: Severity
-    ratio: float
-    alerts: int = 1
-
-    def overlaps(self, other: Incident) -> bool:
-        """Whether both were open at some time."""
-        return (self.end_ns is None or other.begin_ns <= self.end_ns) and (
-            other.end_ns is None or self.begin_ns <= other.end_ns
-        )
 
 
 class Outcome:
@@ -49,13 +17,11 @@ class Outcome:
 
     Attributes:
         verdicts: On each batch; that of its last revision.
-
-        incidents: By engine and id, in the order in which they were told.
     """
 
     def __init__(self) -> None:
         self.verdicts: dict[BatchKey, Verdict] = {}
-        self.incidents: dict[tuple[str, str], Incident] = {}
+        self._alerts: dict[tuple[str, str], list[Alert]] = {}
         self._begins_ns: defaultdict[str, list[int]] = defaultdict(list)
         self._sorted = True
 
@@ -68,7 +34,12 @@ class Outcome:
                 self._sorted = False
             self.verdicts[key] = record.verdict
         elif isinstance(record, Alert):
-            self._add_alert(record)
+            self._alerts.setdefault((record.engine_id, record.incident_id), []).append(record)
+
+    @property
+    def incidents(self) -> dict[tuple[str, str], Incident]:
+        """Give them by engine and id, in the order in which they were told."""
+        return {key: fold(alerts) for key, alerts in self._alerts.items()}
 
     def counts(self) -> dict[str, Counter[str]]:
         """Give the number of batches of each verdict by engine."""
@@ -85,23 +56,3 @@ class Outcome:
             self._sorted = True
         begins_ns = self._begins_ns.get(engine_id, [])
         return bisect_left(begins_ns, end_ns) - bisect_left(begins_ns, begin_ns)
-
-    def _add_alert(self, alert: Alert) -> None:
-        key = (alert.engine_id, alert.incident_id)
-        incident = self.incidents.get(key)
-        if incident is None:
-            self.incidents[key] = Incident(
-                engine_id=alert.engine_id,
-                incident_id=alert.incident_id,
-                begin_ns=alert.begin_ns,
-                fired_ns=alert.batch_end_ns,
-                end_ns=alert.end_ns,
-                first_cause=alert.cause,
-                cause=alert.cause,
-                severity=alert.severity,
-                ratio=alert.evidence.ratio,
-            )
-            return
-        incident.end_ns, incident.cause = alert.end_ns, alert.cause
-        incident.severity, incident.ratio = alert.severity, alert.evidence.ratio
-        incident.alerts += 1

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.gym import real, simulated
 from schemas.recording import read_recording
 from simulator import controls, faults
-from simulator.score import Score, render, score, to_json
+from simulator.score import Score, merge, render, score, score_observed, to_json
 from simulator.score.picture import draw
 
 
@@ -32,13 +32,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--severities", default="medium", help="of the real faults, by commas (%(default)s)"
     )
     parser.add_argument(
-        "--engines", type=int, default=12, help="simulated engines of each kind (%(default)s)"
+        "--rounds", type=int, default=1, help="of everything simulated (%(default)s)"
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite."""
+    """Run the suite; status 1 if an injection did not go as planned."""
     given = parse(arguments)
     console = Console(width=max(Console().width, 140))
     known = (*faults.available(), *controls.available())
@@ -48,14 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"no fault or control named {', '.join(sorted(unknown))}: see --help")
         return 2
     given.data.mkdir(parents=True, exist_ok=True)
+    went_well = True
     if given.only != "simulated":
-        _real(console, given, names)
+        went_well = _real(console, given, names)
     if given.only != "real":
         _simulated(console, given, names)
-    return 0
+    return 0 if went_well else 1
 
 
-def _real(console: Console, given: argparse.Namespace, names: Sequence[str]) -> None:
+def _real(console: Console, given: argparse.Namespace, names: Sequence[str]) -> bool:
     def say(line: str) -> None:
         console.print(line, highlight=False, style="dim")
 
@@ -70,11 +71,13 @@ def _real(console: Console, given: argparse.Namespace, names: Sequence[str]) -> 
                 table.add_row(name, reason)
             console.print(table)
     _report(console, "real", score(read_recording(played.recording)), given.data)
+    return not played.failed
 
 
 def _simulated(console: Console, given: argparse.Namespace, names: Sequence[str]) -> None:
     console.rule("Simulated fleet", align="left")
-    _report(console, "simulated", score(simulated.play(names, given.engines)), given.data)
+    found = score_observed(merge(simulated.play(names, given.rounds)))
+    _report(console, "simulated", found, given.data)
 
 
 def _effects(console: Console, played: real.Played) -> None:
@@ -84,10 +87,16 @@ def _effects(console: Console, played: real.Played) -> None:
     )
     table.add_column("fault")
     table.add_column("severity")
-    for name in ("iterations", "ratio", "p99 ratio"):
+    for name in ("iterations", "median", "mean", "p99"):
         table.add_column(name, justify="right")
-    for row in real.effects(played):
-        table.add_row(*row)
+    for one in played.effects:
+        ratios = (one.median_ratio, one.mean_ratio, one.p99_ratio)
+        table.add_row(
+            one.fault.name,
+            one.fault.severity or f"{one.fault.intensity:g}",
+            str(one.iterations),
+            *("-" if ratio is None else f"x{ratio:.2f}" for ratio in ratios),
+        )
     console.print(table)
 
 

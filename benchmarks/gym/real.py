@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.effects import Window, iteration_ratio, window_of
+from benchmarks.effects import LEAST_BATCHES, iteration_ratio, window_of
 from benchmarks.gym.recorder import Recorder
 from latencyprism.demo.stage import Stage
 from latencyprism.demo.story import Load
@@ -19,7 +20,7 @@ from schemas.records import Fault, FaultSeverity
 from schemas.topics import BATCHES
 from simulator import controls, faults
 from simulator.faults import Machine, Target
-from simulator.faults.run import InjectionError, Refused, injected
+from simulator.injection.run import InjectionError, Refused, injected
 from simulator.replica.truth import TruthIteration, read_truth
 from simulator.workloads import Workload
 
@@ -27,6 +28,8 @@ Say = Callable[[str], None]
 
 # The host's name in the stage's configuration.
 HOST = "demo"
+# A KV cache that can be filled within seconds, and is not by the usual clients.
+REPLICA_OPTIONS = ("--num-blocks", "1024")
 # A judge is at its best after 2,000 batches; the replica makes some 60 a second.
 WARM_SECONDS = 50.0
 FAULT_SECONDS = 10.0
@@ -39,6 +42,31 @@ MOST_REST_SECONDS = 15.0
 MOST_SECONDS = 7200.0
 # Before a fault: what it is compared with.
 QUIET_NS = 10_000_000_000
+# What an engine needs to get over a fault.
+SETTLE_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a fault did to the iterations: how many times as long they took.
+
+    Attributes:
+        fault: Which.
+
+        iterations: That ended meanwhile.
+
+        median_ratio: Of the medians.
+
+        mean_ratio: Of all time to what it usually takes: what an intermittent fault costs, too.
+
+        p99_ratio: Of the 99th percentiles, over all compositions.
+    """
+
+    fault: Fault
+    iterations: int
+    median_ratio: float | None
+    mean_ratio: float | None
+    p99_ratio: float | None
 
 
 @dataclass(slots=True)
@@ -55,6 +83,8 @@ class Played:
         refused: Faults that could not be made here, and why.
 
         failed: Injections that did not go as planned, and how.
+
+        effects: What each fault did, by the engine's own record.
     """
 
     recording: Path
@@ -63,6 +93,7 @@ class Played:
     faults: list[Fault] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    effects: list[Effect] = field(default_factory=list)
 
 
 def play(
@@ -86,7 +117,7 @@ def play(
 
         fault_seconds: How long each fault lasts.
     """
-    with Stage(folder, worker="analyze") as stage:
+    with Stage(folder, worker="analyze", options=REPLICA_OPTIONS) as stage:
         played = Played(
             recording=folder / "real.jsonl.gz",
             clock_offset_ns=time.time_ns() - time.monotonic_ns(),
@@ -99,9 +130,11 @@ def play(
         machine = Machine(scratch=stage.folder)
 
         def publish(fault: Fault) -> None:
-            recorder.write(fault)
+            # How much it really slowed the engine is known, and told, in the end.
             if fault.state == "ended":
                 played.faults.append(fault)
+            else:
+                recorder.write(fault)
 
         def inject(name: str, severity: FaultSeverity) -> None:
             with injected(
@@ -135,11 +168,15 @@ def play(
                 _control(name, replica.base_url, engine_id, publish, say, recorder)
         stage.stop_pipeline()
         time.sleep(1.0)
-        recorder.stop()
         replica.stop()
         played.truth = read_truth(stage.truth)
-        if not recorder.counts.get(BATCHES.name):
-            raise RuntimeError(f"no batch was judged: see the logs in {folder}")
+        played.effects = list(effects(played))
+        ratios = {one.fault.fault_id: one.mean_ratio for one in played.effects}
+        for fault in played.faults:
+            recorder.write(replace(fault, true_ratio=ratios.get(fault.fault_id)))
+        recorder.stop()
+    if not recorder.counts.get(BATCHES.name):
+        raise RuntimeError(f"no batch was judged: see the logs in {folder}")
     return played
 
 
@@ -215,29 +252,49 @@ def _control(
     _rest(recorder)
 
 
-def effects(played: Played) -> Iterator[tuple[str, ...]]:
+def effects(played: Played) -> Iterator[Effect]:
     """Tell what each fault did to the iterations, by the engine's own record alone.
 
-    Iterations of equal composition are compared with those in the ten seconds before the fault.
+    Iterations of equal composition are compared with those before the fault, as far back as ten
+    seconds or a second after the fault before.
     """
+    earlier_end_ns = 0
     for fault in played.faults:
-        if fault.kind == "control" or fault.end_ns is None:
+        if fault.end_ns is None:
             continue
-        begin_ns = fault.begin_ns - played.clock_offset_ns
-        end_ns = fault.end_ns - played.clock_offset_ns
-        hit = _window(played.truth, begin_ns, end_ns)
-        quiet = _window(played.truth, begin_ns - QUIET_NS, begin_ns)
-        found = iteration_ratio(quiet, hit)
-        p99 = hit.p99_ms / quiet.p99_ms if hit.p99_ms and quiet.p99_ms else None
-        yield (
-            fault.name,
-            fault.severity or f"{fault.intensity:g}",
-            str(sum(map(len, hit.durations_ns.values()))),
-            "-" if found is None else f"x{found:.2f}",
-            "-" if p99 is None else f"x{p99:.2f}",
-        )
+        if fault.kind == "fault":
+            quiet_ns = max(fault.begin_ns - QUIET_NS, earlier_end_ns + SETTLE_NS)
+            yield _effect(
+                fault,
+                quiet=_between(played, quiet_ns, fault.begin_ns),
+                hit=_between(played, fault.begin_ns, fault.end_ns),
+            )
+        earlier_end_ns = fault.end_ns
 
 
-def _window(truth: Sequence[TruthIteration], begin_ns: int, end_ns: int) -> Window:
-    inside = [one for one in truth if begin_ns < one.end_monotonic_ns < end_ns]
-    return window_of(inside, (end_ns - begin_ns) / 1e9, {})
+def _effect(fault: Fault, quiet: Sequence[TruthIteration], hit: Sequence[TruthIteration]) -> Effect:
+    before, during = (window_of(one, 1.0, {}) for one in (quiet, hit))
+    usual_ns = {
+        same: statistics.fmean(durations)
+        for same, durations in before.durations_ns.items()
+        if len(durations) >= LEAST_BATCHES
+    }
+    pairs = [
+        (one.duration_ns, usual_ns[composition])
+        for one in hit
+        if (composition := (one.decode_requests, one.prefill_tokens > 0)) in usual_ns
+    ]
+    return Effect(
+        fault=fault,
+        iterations=len(hit),
+        median_ratio=iteration_ratio(before, during),
+        mean_ratio=sum(took for took, _ in pairs) / sum(usual for _, usual in pairs)
+        if pairs
+        else None,
+        p99_ratio=during.p99_ms / before.p99_ms if during.p99_ms and before.p99_ms else None,
+    )
+
+
+def _between(played: Played, begin_ns: int, end_ns: int) -> list[TruthIteration]:
+    begin_ns, end_ns = begin_ns - played.clock_offset_ns, end_ns - played.clock_offset_ns
+    return [one for one in played.truth if begin_ns < one.end_monotonic_ns <= end_ns]

@@ -32,6 +32,7 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self.counts: dict[str, int] = {}
         self.unreadable = 0
+        self.error: str | None = None
         self.open_incidents: set[str] = set()
 
     def start(self) -> None:
@@ -39,10 +40,18 @@ class Recorder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and close the file."""
+        """Stop, and close the file.
+
+        Raises:
+            RuntimeError: Something was not written down, so a score would not be of what happened.
+        """
         self._stop.set()
         self._thread.join(10.0)
         self._writer.close()
+        if self.error is not None:
+            raise RuntimeError(f"the recorder stopped early ({self.error}): run it again")
+        if self.unreadable:
+            raise RuntimeError(f"{self.unreadable} messages were unreadable: see the dead letters")
 
     def write(self, record: Record) -> None:
         """Add a record that is not on the broker, as the truth about a fault."""
@@ -50,6 +59,12 @@ class Recorder:
             self._writer.write(record)
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception as err:
+            self.error = f"{type(err).__name__}: {err}"
+
+    def _follow(self) -> None:
         from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
         consumer: Any = Consumer(

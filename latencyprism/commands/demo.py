@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from collectors.stacks import HOW_TO_GET_IT, WHAT_IS_LOST, native_version
     from latencyprism.demo import stage, story
-    from simulator.faults.run import InjectionError, Refused
+    from simulator.injection.run import InjectionError, Refused
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

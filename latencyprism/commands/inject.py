@@ -2,9 +2,10 @@
 
 'inject --list' shows the faults and whether they can be made here; 'inject NAME --dry-run' shows
 what would be done. Everything is undone at the end of the time, on Ctrl-C, and also if this
-command is killed. The truth goes to Kafka ([kafka] of --config), to a file with --truth, or only
-to standard output with --no-truth. Exit status 0: done and undone; 1: it failed, or could not be
-undone; 2: it was refused and nothing was changed.
+command is killed; its truth is ended by the next one then. The truth goes to Kafka (section
+[kafka], from --config), to a file with --truth, or only to standard output with --no-truth. Exit
+status 0: done and undone; 1: it failed, or could not be undone; 2: it was refused and nothing was
+changed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from schemas.topics import FAULTS, key_of
 
 if TYPE_CHECKING:
     from simulator.faults import Injector, Machine, Target
-    from simulator.faults.run import Running
+    from simulator.injection.run import Running
 
 DELIVERY_SECONDS = 10.0
 SEVERITIES = ("light", "medium", "heavy")
@@ -91,7 +92,7 @@ def _inject(
     host: str,
     engine_ids: tuple[str, ...],
 ) -> int:
-    from simulator.faults.run import InjectionError, Refused, injected
+    from simulator.injection.run import InjectionError, Refused, injected
 
     status = 0
     # Whoever ends us kindly gets the truth about the end, too.
@@ -131,7 +132,7 @@ def _inject(
 
 def check(arguments: argparse.Namespace, target: Target, machine: Machine) -> None:
     """Refuse what cannot be made here, with all that is in the way."""
-    from simulator.faults.run import Refused, refuse_long, strength_of
+    from simulator.injection.run import Refused, refuse_long, strength_of
 
     injector = _load(arguments.name)
     found = injector.obstacles(target, machine)
@@ -255,7 +256,7 @@ def _aim(
 ) -> tuple[str, tuple[str, ...], Target]:
     """Give the host's name, the engines that should feel it, and the target."""
     from collectors.config import CollectSettings
-    from latencyprism.engines import find_engine
+    from latencyprism.engines import engines_here, find_engine
     from simulator.faults import Target
 
     collect = section(settings, "collect", CollectSettings)
@@ -263,7 +264,10 @@ def _aim(
     url = arguments.url.rstrip("/") if arguments.url else None
     devices = tuple(arguments.device)
     if arguments.engine is None:
-        return host, (), Target(pids=tuple(arguments.pid), url=url, devices=devices)
+        pids = tuple(arguments.pid)
+        engines = engines_here(collect, host)[1] if pids else {}
+        hit = tuple(name for name, engine in engines.items() if set(pids) & set(engine.roles))
+        return host, hit, Target(pids=pids, url=url, devices=devices)
     engine, _ = find_engine(collect, arguments.engine, host)
     if url is None and engine.port is not None:
         url = f"http://127.0.0.1:{engine.port}"
@@ -340,22 +344,22 @@ def _needs(needs: dict[str, Any]) -> list[str]:
 def _dry_run(
     injector: Injector, arguments: argparse.Namespace, target: Target, machine: Machine
 ) -> int:
-    from simulator.faults.run import Refused, strength_of
-    from simulator.faults.steps import StepError
+    from simulator.injection.run import Refused, lay_out, strength_of
 
     obstacles = injector.obstacles(target, machine)
     for obstacle in obstacles:
         print(f"in the way: {obstacle}")
     try:
         strength = strength_of(injector, arguments.severity, arguments.intensity)
-        steps = injector.plan(strength.intensity, target, machine)
-    except (Refused, StepError) as err:
+    except Refused as err:
         raise CommandError(f"{arguments.name}: {err}") from err
-    except (LookupError, OSError) as err:
+    try:
+        steps = lay_out(injector, strength, target, machine)
+    except Refused as err:
         if obstacles:
             print("there is no plan as long as this is so")
             return 0
-        raise CommandError(f"{arguments.name} has no plan here ({err}): report this") from err
+        raise CommandError(f"{arguments.name}: {err}") from err
     print(f"{injector.summary}; {injector.touches}")
     print_lines(line for step in steps for line in step.show())
     print(f"all undone after {arguments.seconds:g} s at the latest")
@@ -369,9 +373,9 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def _undo() -> int:
-    from simulator.faults.journal import Journals, usual_folder
-    from simulator.faults.steps import StepError
-    from simulator.faults.undo import recover
+    from simulator.injection.journal import Journals, usual_folder
+    from simulator.injection.steps import StepError
+    from simulator.injection.undo import recover, strange
 
     try:
         journals = Journals(usual_folder())
@@ -383,12 +387,12 @@ def _undo() -> int:
     for journal in journals.all():
         if journal.is_kept():
             print(f"{journal.name} goes on: 'kill {journal.keeper_pid}' undoes it")
-    strange = journals.strange()
-    for path in strange:
-        print(f"{path} is not yours, or of another version: look into it, and remove it")
-    if not found and not strange:
+    unknown = strange(journals)
+    for text in unknown:
+        print(text)
+    if not found and not unknown:
         print("nothing was left behind")
-    return 1 if strange or any(undone.error for undone in found) else 0
+    return 1 if unknown or any(undone.error for undone in found) else 0
 
 
 def _tell_begun(running: Running, seconds: float) -> None:

@@ -11,12 +11,15 @@ import math
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from latencyprism.errors import CommandError, need
 from latencyprism.logs import add_log_level, start_logging
 from latencyprism.times import moment_ns, shown
+from schemas.recording import read_recording
+from schemas.records import Record
 from schemas.settings import KafkaSettings, read_settings, section
 from schemas.topics import (
     ALERTS,
@@ -53,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--until", metavar="TIME", help="the end, likewise (now)")
     ends.add_argument("--seconds", type=float, metavar="S", help="the end, so long after --from")
-    parser.add_argument("--engine", nargs="+", metavar="ID", help="only these engines (all)")
+    parser.add_argument(
+        "--engine", action="append", metavar="ID", help="only this engine; may be repeated (all)"
+    )
     parser.add_argument(
         "--topics",
         nargs="+",
@@ -224,6 +229,27 @@ def _show(path: Path, counts: Counter[str], history: Any) -> None:
         print(f"{name:32} {count:>12,}")
     size = f", {path.stat().st_size / 1e6:,.1f} MB" if path.is_file() else ""
     print(f"{counts.total():,} records in {path}{size}")
+
+
+def records_in(path: Path) -> Iterator[Record]:
+    """Read a recording, and say on stderr what of it was left out.
+
+    Raises:
+        RecordingError: It is none.
+    """
+    skipped: Counter[str] = Counter()
+    yield from read_recording(path, skipped)
+    for reason, count in skipped.items():
+        print(f"{path}: left out {count:,} x {reason}", file=sys.stderr)
+
+
+def is_same_file(one: Path | None, other: Path | None) -> bool:
+    """Tell whether two names are of the same file, however they are written."""
+    if one is None or other is None:
+        return False
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def warn_of_unreadable(history: Any) -> None:

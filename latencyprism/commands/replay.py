@@ -8,18 +8,22 @@ first minutes differ from those of a worker that had learnt them before.
 
 import argparse
 import math
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latencyprism.commands.record import open_history, times_of, warn_of_unreadable
+from latencyprism.commands.record import (
+    is_same_file,
+    open_history,
+    records_in,
+    times_of,
+    warn_of_unreadable,
+)
 from latencyprism.errors import CommandError, need
 from latencyprism.logs import add_log_level, start_logging
-from schemas.recording import RecordingError, RecordingWriter, read_recording, seen_ns
+from schemas.recording import RecordingError, RecordingWriter, seen_ns
 from schemas.records import Alert, Batch, Engine, HostReading, Iteration, Record, XpuReading
 from schemas.settings import read_settings
 from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, XPUS
@@ -37,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="begin", metavar="TIME", help="ISO 8601 or seconds since the epoch (all)"
     )
     parser.add_argument("--until", metavar="TIME", help="the end, likewise (all)")
-    parser.add_argument("--engine", nargs="+", metavar="ID", help="only these engines (all)")
+    parser.add_argument(
+        "--engine", action="append", metavar="ID", help="only this engine; may be repeated (all)"
+    )
     parser.add_argument(
         "--speed", default="max", metavar="X", help="times as fast as it was, or 'max' (max)"
     )
@@ -73,14 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
         if played.iterations == 0:
             raise CommandError(_no_iterations(arguments, played.others))
         if arguments.compare not in (None, RECORDED):
-            for record in _chosen(_file(Path(arguments.compare)), arguments):
+            for record in _chosen(records_in(Path(arguments.compare)), arguments):
                 there.add(record)
     except RecordingError as err:
         raise CommandError(str(err)) from err
     difference = None
     if arguments.compare is not None:
         _check_results(there, arguments.compare)
-        difference = compare(played.outcome, there)
+        difference = compare(played.outcome, there, played.over_ns)
     show = print_json if arguments.json else print_tables
     show(played, difference)
     differs = difference is not None and not difference.equal
@@ -95,6 +101,8 @@ class Replay:
 
     Attributes:
         others: Engines with records, though without iterations.
+
+        over_ns: When the last of what was analysed was seen.
     """
 
     def __init__(self, recorded: Callable[[Record], None] | None = None) -> None:
@@ -105,6 +113,7 @@ class Replay:
         self.iterations = 0
         self.seconds = 0.0
         self.others: set[str] = set()
+        self.over_ns = 0
         self._recorded = recorded
 
     def play(self, records: Iterable[Record], write: Callable[[Record], None] | None) -> None:
@@ -115,11 +124,17 @@ class Replay:
         began_at_seconds = time.monotonic()
         for record in records:
             self._count(record)
-            for result in offline.feed(record):
-                self.outcome.add(result)
-                if write is not None:
-                    write(result)
+            self._take(offline.feed(record), write)
+        self.over_ns = offline.now_ns
+        # Else an incident that is open at the end would stay so.
+        self._take(offline.end(), write)
         self.seconds = time.monotonic() - began_at_seconds
+
+    def _take(self, results: Iterable[Record], write: Callable[[Record], None] | None) -> None:
+        for result in results:
+            self.outcome.add(result)
+            if write is not None:
+                write(result)
 
     def _count(self, record: Record) -> None:
         self.records += 1
@@ -151,27 +166,22 @@ def speed_of(text: str) -> float | None:
 
 def _check(arguments: argparse.Namespace) -> None:
     if (arguments.file is None) != arguments.kafka:
-        raise CommandError("give either the FILE of a recording (before any --engine), or --kafka")
+        raise CommandError("give either the FILE of a recording, or --kafka")
     if arguments.fail_on_difference and arguments.compare is None:
         raise CommandError("--fail-on-difference needs --compare with what to compare")
-    if arguments.to is not None and arguments.to in (
-        arguments.file,
-        Path(arguments.compare or ""),
-    ):
+    if arguments.config is not None and not arguments.kafka:
+        raise CommandError("--config is read with --kafka alone: leave one out, or give both")
+    read = [arguments.file]
+    if arguments.compare not in (None, RECORDED):
+        read.append(Path(arguments.compare))
+    if any(is_same_file(arguments.to, path) for path in read):
         raise CommandError(f"--to {arguments.to} would replace what is read: choose another file")
 
 
 def _source(arguments: argparse.Namespace) -> Iterator[Record]:
     if not arguments.kafka:
-        return _chosen(_file(arguments.file), arguments)
+        return _chosen(records_in(arguments.file), arguments)
     return _from_kafka(arguments)
-
-
-def _file(path: Path) -> Iterator[Record]:
-    skipped: Counter[str] = Counter()
-    yield from read_recording(path, skipped)
-    for reason, count in skipped.items():
-        print(f"{path}: left out {count:,} x {reason}", file=sys.stderr)
 
 
 def _chosen(records: Iterable[Record], arguments: argparse.Namespace) -> Iterator[Record]:

@@ -22,9 +22,8 @@ reads them from the engine. No duration is used for it.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +34,30 @@ if TYPE_CHECKING:
 
     from schemas.records import Record
     from simulator.datasets import Sample
+    from simulator.score import Observed
 
 STRATEGIES = "point,window,point3s,window3s,ours"
+PREQUENTIAL = "prequential"
 FACTORS = "1.05,1.1,1.2,1.3,1.5,2,4.5,+20ms,+100ms,spikes,ramp"
+
+DEFAULTS: dict[str, Any] = {
+    "truth": (),
+    "guard_ms": 250.0,
+    "grace_seconds": 5.0,
+    "grace_batches": 20,
+    "seed": 1,
+    "protocol": "paper",
+    "strategy": STRATEGIES,
+    "split": "random",
+    "training": 10_000,
+}
+OF_KAFKA = ("from", "until", "config")
+OF_RECORDS = ("truth", "guard-ms", "grace-seconds", "grace-batches", "seed")
+OF_DATA_SETS = (
+    *("abnormal", "factors", "protocol", "seeds"),
+    *("strategy", "split", "training", "decode-only"),
+)
+OF_THE_PAPER = ("abnormal", "factors", "strategy", "split", "training")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recording (.jsonl.gz)")
     parser.add_argument("--json", metavar="FILE", help="write all figures; - for the output")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write a .png or .svg")
-    parser.add_argument("--seed", type=int, default=1, help="of the intervals (%(default)s)")
     _add_truth(parser.add_argument_group("truth"))
     _add_data_sets(parser.add_argument_group("recorded data sets"))
 
@@ -53,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, print, and write what was asked for."""
     need("numpy", "gym")
+    _refuse_strangers(arguments)
+    for name, value in DEFAULTS.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     _check(arguments)
     if arguments.picture is not None:
         need("matplotlib", "gym")
@@ -72,32 +95,31 @@ def _add_truth(group: Any) -> None:
     group.add_argument(
         "--truth",
         type=Path,
-        nargs="+",
-        default=[],
+        action="append",
         metavar="FILE",
-        help="take faults and inventory from these, and only those, as of a run that was replayed",
+        help="take faults and inventory from this, and only those, as of a run that was replayed; "
+        "may be repeated",
     )
     group.add_argument(
         "--guard-ms",
         type=float,
-        default=250.0,
         metavar="MS",
-        help="no label this close to a fault's begin or end (%(default)s)",
+        help=f"no label this close to a fault's begin or end ({DEFAULTS['guard_ms']:g})",
     )
     group.add_argument(
         "--grace-seconds",
         type=float,
-        default=5.0,
         metavar="S",
-        help="an incident may fire so long after a fault (%(default)s)",
+        help=f"an incident may fire so long after a fault ({DEFAULTS['grace_seconds']:g})",
     )
     group.add_argument(
         "--grace-batches",
         type=int,
-        default=20,
         metavar="N",
-        help="or so many batches, if that is later, but not after 30 s (%(default)s)",
+        help="or so many batches, if that is later, but not after 30 s "
+        f"({DEFAULTS['grace_batches']})",
     )
+    group.add_argument("--seed", type=int, help=f"of the intervals ({DEFAULTS['seed']})")
 
 
 def _add_data_sets(group: Any) -> None:
@@ -110,37 +132,50 @@ def _add_data_sets(group: Any) -> None:
     )
     group.add_argument(
         "--protocol",
-        choices=("paper", "prequential"),
-        default="paper",
-        help="trials with slow batches, or all of it healthy (%(default)s)",
+        choices=("paper", PREQUENTIAL),
+        help=f"trials with slow batches, or all of it healthy ({DEFAULTS['protocol']})",
     )
     group.add_argument("--seeds", type=int, metavar="N", help="trials (20), or shuffled orders (4)")
-    group.add_argument(
-        "--strategy", default=STRATEGIES, metavar="LIST", help="which judges (%(default)s)"
-    )
+    group.add_argument("--strategy", metavar="LIST", help=f"which judges ({STRATEGIES})")
     group.add_argument(
         "--split",
         choices=("random", "group"),
-        default="random",
-        help="shuffle rows, or hold whole jobs out (%(default)s)",
+        help=f"shuffle rows, or hold whole jobs out ({DEFAULTS['split']})",
     )
     group.add_argument(
         "--training",
         type=int,
-        default=10_000,
         metavar="N",
-        help="batches learnt before (%(default)s)",
+        help=f"batches learnt before ({DEFAULTS['training']:,})",
     )
     group.add_argument("--decode-only", action="store_true", help="leave batches with prefill out")
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _refuse_strangers(arguments: argparse.Namespace) -> None:
+    """Refuse flags that would change nothing here."""
     sources = [bool(arguments.files), arguments.kafka, arguments.normal is not None]
     if sum(sources) != 1:
         raise CommandError("give one of: recordings, --kafka, --normal CSV")
-    if arguments.abnormal is not None and arguments.protocol == "prequential":
-        raise CommandError("--abnormal has no place in --protocol prequential: leave one out")
-    least = {"seeds": 0 if arguments.protocol == "prequential" else 1, "training": 1}
+    if arguments.normal is not None:
+        _refuse(arguments, (*OF_KAFKA, *OF_RECORDS), "with --normal")
+    else:
+        _refuse(arguments, OF_DATA_SETS, "without --normal CSV")
+    if not arguments.kafka:
+        _refuse(arguments, OF_KAFKA, "without --kafka")
+    if arguments.protocol == PREQUENTIAL:
+        _refuse(arguments, OF_THE_PAPER, f"in --protocol {PREQUENTIAL}")
+
+
+def _refuse(arguments: argparse.Namespace, flags: Sequence[str], where: str) -> None:
+    for flag in flags:
+        name = "begin" if flag == "from" else flag.replace("-", "_")
+        value = getattr(arguments, name)
+        if value is not None and value is not False:
+            raise CommandError(f"--{flag} has no place {where}: leave it out")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    least = {"seeds": 0 if arguments.protocol == PREQUENTIAL else 1, "training": 1}
     for name, value in least.items():
         given = getattr(arguments, name)
         if given is not None and given < value:
@@ -152,10 +187,21 @@ def _check(arguments: argparse.Namespace) -> None:
         if not 0 <= getattr(arguments, name) < 1e9:
             flag = f"--{name.replace('_', '-')}"
             raise CommandError(f"{flag} is {getattr(arguments, name):g}: give 0 or more")
+    _refuse_overwriting(arguments)
+
+
+def _refuse_overwriting(arguments: argparse.Namespace) -> None:
+    from latencyprism.commands.record import is_same_file
+
+    json_path = None if arguments.json in (None, "-") else Path(arguments.json)
+    read = [*arguments.files, *arguments.truth, arguments.normal, arguments.abnormal]
+    for path in (json_path, arguments.picture):
+        if any(is_same_file(path, other) for other in read):
+            raise CommandError(f"{path} would replace what is read: choose another file")
 
 
 def _score_records(arguments: argparse.Namespace) -> int:
-    from simulator.score import Options, render, score, to_json
+    from simulator.score import Options, render, score_observed, to_json
 
     options = Options(
         guard_ns=int(arguments.guard_ms * 1e6),
@@ -163,7 +209,9 @@ def _score_records(arguments: argparse.Namespace) -> int:
         grace_batches=arguments.grace_batches,
         seed=arguments.seed,
     )
-    found = score(_records(arguments), options)
+    observed = _observed(arguments)
+    _check_content(observed)
+    found = score_observed(observed, options)
     _show(arguments, render(found), to_json(found))
     if arguments.picture is not None:
         from simulator.score.picture import draw
@@ -172,19 +220,52 @@ def _score_records(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _records(arguments: argparse.Namespace) -> Iterator[Record]:
-    from schemas.recording import RecordingError, read_recording
+def _observed(arguments: argparse.Namespace) -> Observed:
+    from latencyprism.commands.record import records_in
+    from schemas.recording import RecordingError
     from schemas.records import Engine, Fault, HostReading
+    from simulator.score import collect, merge
 
-    if arguments.kafka:
-        yield from _of_kafka(arguments)
+    parts = [collect(_of_kafka(arguments))] if arguments.kafka else []
+    path_of: dict[str, Path] = {}
     try:
-        yield from chain.from_iterable(read_recording(path) for path in arguments.files)
-        for record in chain.from_iterable(read_recording(path) for path in arguments.truth):
-            if isinstance(record, Fault | Engine | HostReading):
-                yield record
+        for path in arguments.files:
+            part = collect(records_in(path))
+            _refuse_two_analyses(part, path, path_of)
+            parts.append(part)
+        for path in arguments.truth:
+            told = (
+                one for one in records_in(path) if isinstance(one, Fault | Engine | HostReading)
+            )
+            parts.append(collect(told))
     except RecordingError as err:
         raise CommandError(str(err)) from err
+    return merge(parts)
+
+
+def _refuse_two_analyses(part: Observed, path: Path, path_of: dict[str, Path]) -> None:
+    for engine_id in sorted(part.judged):
+        if engine_id in path_of:
+            raise CommandError(
+                f"{path_of[engine_id]} and {path} both have results of {engine_id}, which would be "
+                "mixed: give the results of one analysis, and the other file with --truth for its "
+                "faults alone"
+            )
+        path_of[engine_id] = path
+
+
+def _check_content(observed: Observed) -> None:
+    if not observed.points:
+        raise CommandError(
+            "there are no judged batches, so nothing can be scored: where the recording has "
+            "iterations only, run 'latencyprism replay RUN --to RESULTS' and 'latencyprism score "
+            "RESULTS --truth RUN'"
+        )
+    if not observed.episodes:
+        raise CommandError(
+            "there is no truth, neither a fault nor a control, so nothing can be scored: give the "
+            "recording that has it with --truth, or make one with 'latencyprism inject'"
+        )
 
 
 def _of_kafka(arguments: argparse.Namespace) -> Iterator[Record]:
@@ -235,7 +316,7 @@ def _play(arguments: argparse.Namespace) -> Any:
 
     normal, notes = _samples(arguments, arguments.normal)
     found: Any
-    if arguments.protocol == "prequential":
+    if arguments.protocol == PREQUENTIAL:
         orders = 4 if arguments.seeds is None else arguments.seeds
         with _progress(orders + 1) as advance:
             found = prequential.play(normal, orders, advance)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -123,14 +124,22 @@ class Stage:
         work_ratio: Size of the replica's model; smaller is faster.
 
         worker: The role of the stream workers, or ``all`` of them.
+
+        options: More options of the replica.
     """
 
-    def __init__(self, folder: Path, work_ratio: float = 1.0, worker: str = "all") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        work_ratio: float = 1.0,
+        worker: str = "all",
+        options: Sequence[str] = (),
+    ) -> None:
         self.folder = folder.resolve()
         self.config = self.folder / "latencyprism.toml"
         self.truth = self.folder / "truth.csv"
         self.receiver = Receiver()
-        self.replica = ReplicaProcess(truth=self.truth, work_ratio=work_ratio)
+        self.replica = ReplicaProcess(truth=self.truth, work_ratio=work_ratio, options=options)
         self.broker = EmbeddedBroker()
         self._worker = worker
         self.machine = Machine()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from simulator.faults import Target
-from simulator.faults.run import injected
+from simulator.injection.run import injected
 from simulator.load import LoadReport, run_load
 from simulator.workloads import Phase, Workload
 

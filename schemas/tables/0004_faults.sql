@@ -49,6 +49,9 @@ SELECT
     any(f.host) AS host,
     any(f.engine_ids) AS engine_ids,
     any(f.causes) AS causes,
+    any(f.intermittent) AS intermittent,
+    max(f.true_ratio) AS true_ratio,
+    max(f.error) AS error,
     fromUnixTimestamp64Nano(min(f.begin_ns), 'UTC') AS begin_time,
     fromUnixTimestamp64Nano(max(f.end_ns), 'UTC') AS end_time
 FROM faults AS f FINAL

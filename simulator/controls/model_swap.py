@@ -34,5 +34,7 @@ def scaled(cost: Cost, ratio: float) -> Cost:
         prefill_ms=cost.prefill_ms * ratio,
         attention_ms=cost.attention_ms * ratio,
         mixed_ms=cost.mixed_ms * ratio,
+        mixed_tokens_ms=tuple((tokens, ms * ratio) for tokens, ms in cost.mixed_tokens_ms),
+        mixed_request_ms=cost.mixed_request_ms * ratio,
         lora_ms=cost.lora_ms * ratio,
     )

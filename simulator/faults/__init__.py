@@ -1,6 +1,6 @@
 """A fault is one file here with one `Injector`; the file's name is the fault's.
 
-Files without one are what faults share, or what makes them go.
+Files without one are what faults share; `simulator.injection` makes them go.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 from functools import cache
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
 
 __all__ = ["Injector", "Levels", "Machine", "Needs", "Target", "available", "load"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from simulator.faults.accelerators import Clocks, Tool, obstacles_of, tool_of
 from simulator.faults.accelerators.vendors import VENDORS
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step, StepError
 from simulator.fleet.effect import Effect, times
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Step, StepError
 
 # 3.59 times the kernel time at 210 of 1410 MHz gives the share that scales with the clock.
 MEASURED_TIMES = 3.59
@@ -61,6 +61,7 @@ class AcceleratorClockLock(Injector):
                 "core_clock_hz": times(intensity),
                 "power_watts": times(0.3 + 0.7 * intensity),
             },
+            throttle_reasons=("user_clock",),
         )
 
 

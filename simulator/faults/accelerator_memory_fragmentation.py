@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from simulator.faults.accelerators.tenant import MEBIBYTE, Tenant, free_bytes, keep_busy, open_torch
-from simulator.faults.base import Levels
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Levels
 
 # Whoever else is on the device must still find some.
 SPARED_BYTES = 512 * MEBIBYTE

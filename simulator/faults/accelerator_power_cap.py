@@ -5,9 +5,9 @@ from __future__ import annotations
 from simulator.faults.accelerator_clock_lock import COMPUTE_SHARE
 from simulator.faults.accelerators import obstacles_of, tool_of
 from simulator.faults.accelerators.vendors import VENDORS
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step
 from simulator.fleet.effect import Effect, times
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Step
 
 # An engine under load, and a device that only waits, as shares of the default limit.
 LOADED_RATIO = 0.75
@@ -60,4 +60,5 @@ class AcceleratorPowerCap(Injector):
                 "power_limit_watts": times(intensity),
                 "power_watts": times(min(1.0, intensity / LOADED_RATIO)),
             },
+            throttle_reasons=("sw_power_cap",),
         )

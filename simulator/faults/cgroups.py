@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulator.faults.base import Machine
+from simulator.injection.base import Machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Post, Step
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Post, Step
 
 MOST_PER_SECOND = 1.0
 
@@ -29,11 +29,7 @@ class CompilePauses(Injector):
         """Turn the knob of the replica."""
         del machine
         return [
-            Post(
-                url=f"{target.url}/replica/disturbances",
-                body={"compile_pause_ms": intensity},
-                undo_body={"compile_pause_ms": 0.0},
-            )
+            Post(url=f"{target.url}/replica/disturbances", body={"compile_pause_ms": intensity})
         ]
 
     def effect(self, intensity: float) -> Effect:

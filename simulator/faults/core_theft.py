@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Pin, Step, Work
 from simulator.faults.topology import allowed_cpus
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target, processes_for
+from simulator.injection.steps import Pin, Step, Work
 
 # Share of its CPUs that the engine is left with.
 LEFT_RATIO = 0.5
@@ -19,22 +19,22 @@ class CoreTheft(Injector):
     """Pin the engine onto half of its CPUs, and so many busy processes to each of those."""
 
     summary = "the engine is pinned onto half of its CPUs together with busy processes"
-    touches = "pins the engine's threads; takes CPU time from whoever else runs on those CPUs"
+    touches = (
+        "pins the engine's threads; takes CPU time from who else runs there; 512 processes at most"
+    )
     causes = ("run_queue_delay", "host_cpu_contention")
     unit = "busy processes on each CPU that the engine is left with"
     levels = Levels(light=1, medium=2, heavy=4)
-    limits = (0, 16)
+    limits = (0.01, 16)
     needs = Needs(target=True)
 
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Pin the engine, then start the thieves."""
         cpus = allowed_cpus(target.pids, machine)
         left = cpus[: max(1, int(len(cpus) * LEFT_RATIO))]
-        steps: list[Step] = [Pin(pid=pid, cpus=left) for pid in target.pids]
-        count = round(intensity * len(left))
-        if count:
-            steps.append(Work(fault="core_theft", count=count, options={"cpus": list(left)}))
-        return steps
+        pins = [Pin(pid=pid, cpus=left) for pid in target.pids]
+        count = processes_for(intensity, len(left))
+        return [*pins, Work(fault="core_theft", count=count, options={"cpus": list(left)})]
 
     def work(self, options: dict[str, Any], running: Callable[[], bool]) -> None:
         """Count on the CPUs of the engine."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step, Write
 from simulator.faults.topology import allowed_cpus, parse_cpus
 from simulator.fleet.effect import Effect, times
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Step, Write
 
 # Clock 3.9 times lower: operations took 3.5 times as long, iterations 3.65 times.
 CLOCK_EXPONENT = 0.95

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from simulator.faults import cgroups
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
 from simulator.faults.cgroups import Group
 from simulator.faults.disk import own_name
-from simulator.faults.steps import Cgroup, Join, Step, Write
 from simulator.faults.topology import used_cores
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Cgroup, Join, Step, Write
 
 PERIOD_US = 100_000
 # The kernel takes no quota below this.

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step, Work
 from simulator.fleet.effect import Effect, add, times
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target, processes_for
+from simulator.injection.steps import Step, Work
 
 
 class CpuSqueeze(Injector):
     """Keep a share of the CPUs busy with matrix products, in AVX where the CPU has it."""
 
     summary = "vector arithmetic on many CPUs beside the engine"
-    touches = "takes CPU time from every process on the host; nothing is changed"
+    touches = "takes CPU time from every process on the host, by up to 512 processes"
     causes = ("host_cpu_contention",)
     unit = "busy processes per CPU"
     levels = Levels(light=0.5, medium=1.0, heavy=2.0)
@@ -24,7 +24,7 @@ class CpuSqueeze(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Start the processes."""
         del target
-        return [Work(fault="cpu_squeeze", count=max(1, round(intensity * len(machine.cpus))))]
+        return [Work(fault="cpu_squeeze", count=processes_for(intensity, len(machine.cpus)))]
 
     def work(self, options: dict[str, Any], running: Callable[[], bool]) -> None:
         """Multiply matrices that fit into the cache: arithmetic, hardly any memory."""

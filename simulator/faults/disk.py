@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import shutil
 
-from simulator.faults.base import Machine
-from simulator.faults.steps import OWN_PREFIX
+from simulator.injection.base import Machine
+from simulator.injection.steps import OWN_PREFIX
 
 # Space that has to stay free for everybody else.
 SPARE_BYTES = 1 << 30

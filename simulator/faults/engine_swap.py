@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from simulator.faults import disk
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step, Work
 from simulator.faults.swap_thrash import SWAP_FILE_BYTES, has_swap, swap_steps
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Step, Work
 
 PAUSE_SECONDS = 0.17
 PROCESS_MADVISE = 440

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from simulator.faults import disk
-from simulator.faults.base import Injector, Levels, Machine, Target
 from simulator.faults.disk import own_name
-from simulator.faults.steps import Scratch, Step, Work
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Target
+from simulator.injection.steps import Scratch, Step, Work
 
 BLOCK = bytes(4096)
 FILE_BLOCKS = 256
@@ -50,7 +50,7 @@ class FsyncStorm(Injector):
                 blocks += 1
 
     def effect(self, intensity: float) -> Effect:
-        """Follow the replica on 2 busy CPUs: 1.6, 2.4 and 5.2 times (a sync costs CPU time, too)."""
+        """Follow the replica on 2 busy CPUs: 1.6, 2.4 and 5.2 times; a sync takes CPU time."""
         load = min(intensity / 16, 1.0) ** 0.25
         return Effect(
             host_ratio=1 + 4.2 * min(intensity / 16, 1.0) ** 0.7,

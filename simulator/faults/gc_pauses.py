@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Post, Step
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Post, Step
 
 COLLECTIONS_PER_SECOND = 2.0
 _BYTES_PER_MS = 0.6e6
@@ -25,13 +25,7 @@ class GcPauses(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Turn the knob of the replica."""
         del machine
-        return [
-            Post(
-                url=f"{target.url}/replica/disturbances",
-                body={"gc_pause_ms": intensity},
-                undo_body={"gc_pause_ms": 0.0},
-            )
-        ]
+        return [Post(url=f"{target.url}/replica/disturbances", body={"gc_pause_ms": intensity})]
 
     def effect(self, intensity: float) -> Effect:
         """Estimated: pauses of that length; the memory as measured on the replica."""

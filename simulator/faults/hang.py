@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.processes import Victim, refusals
-from simulator.faults.steps import Resume, Step, Work
+from simulator.faults.processes import Victim
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Resume, Step, Work
 
 # How often the process is stopped anew, should somebody have let it run.
 _PERIOD_SECONDS = 0.05
@@ -25,10 +25,6 @@ class Hang(Injector):
     levels = Levels(light=1.0, medium=1.0, heavy=1.0)
     limits = (1.0, 1.0)
     needs = Needs(target=True)
-
-    def obstacles(self, target: Target, machine: Machine) -> list[str]:
-        """Also say where the process cannot be signalled."""
-        return super().obstacles(target, machine) + refusals(target, machine)
 
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Make sure that it runs in the end, then stop it."""
@@ -49,6 +45,6 @@ class Hang(Injector):
             victim.let_run()
 
     def effect(self, intensity: float) -> Effect:
-        """Estimated: a batch that takes a minute more, which is longer than most faults last."""
+        """Let the batch stand still until the process is continued."""
         del intensity
-        return Effect(added_ms=60_000.0, phase="forward")
+        return Effect(stops=True, phase="forward")

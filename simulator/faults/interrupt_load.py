@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Target
-from simulator.faults.steps import Step, Work
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Target, processes_for
+from simulator.injection.steps import Step, Work
 
 PACKET = bytes(16)
 PACKETS_PER_LOOK = 2000
@@ -27,7 +27,10 @@ class InterruptLoad(Injector):
     """
 
     summary = "soft interrupts by a flood of small packets on loopback, and fast timers"
-    touches = "takes CPU time from every process on the host, at the kernel's priority"
+    touches = (
+        "takes CPU time from every process on the host, at the kernel's priority, by up to 512 "
+        "processes"
+    )
     causes = ("interrupt_load", "host_cpu_contention")
     unit = "flooding processes per CPU"
     levels = Levels(light=0.5, medium=1.0, heavy=2.0)
@@ -36,7 +39,7 @@ class InterruptLoad(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Start the processes."""
         del target
-        return [Work(fault="interrupt_load", count=max(1, round(intensity * len(machine.cpus))))]
+        return [Work(fault="interrupt_load", count=processes_for(intensity, len(machine.cpus)))]
 
     def work(self, options: dict[str, Any], running: Callable[[], bool]) -> None:
         """Flood a socket that nobody reads: what does not fit is dropped in the interrupt."""

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step, Work
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Step, Work
 
 # Of the longest context that the model takes, as prompt; the rest but a little is generated.
 _PROMPT_SHARE = 0.7
@@ -24,7 +24,8 @@ class KvExhaustion(Injector):
     """Send long requests to the engine's API, as many at a time as asked for.
 
     Whether that fills the cache, and when, depends on its size and on how many requests and prompt
-    tokens the engine takes into one batch: its count of preemptions tells.
+    tokens the engine takes into one batch: its count of preemptions tells. The replica's usual
+    cache holds all they ask for; with ``--num-blocks 1024`` it is full within three seconds.
     """
 
     summary = "long requests until the KV cache is full and requests are preempted"

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from simulator.faults.base import Injector, Machine, Needs, Target
-from simulator.faults.steps import Qdisc, Step
+from simulator.injection.base import Injector, Machine, Needs, Target
+from simulator.injection.steps import Qdisc, Step
 
 PROBE_SECONDS = 10.0
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from simulator.faults import meminfo
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step, Work
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target, processes_for
+from simulator.injection.steps import Step, Work
 
 MOST_ARRAY_BYTES = 128 << 20
-# All arrays together take no more than this share of the host's memory.
+# All arrays together take no more than this share of the memory that we may have.
 MOST_MEMORY_RATIO = 1 / 8
 # A piece takes milliseconds, so the process hears soon that it is to end.
 PIECE_BYTES = 16 << 20
@@ -35,8 +35,8 @@ class MemoryBandwidth(Injector):
     def obstacles(self, target: Target, machine: Machine) -> list[str]:
         """Say so where the arrays would take memory that others need."""
         found = super().obstacles(target, machine)
-        available_bytes = meminfo.read_bytes("MemAvailable", machine)
-        most_bytes = int(machine.memory_bytes * MOST_MEMORY_RATIO)
+        available_bytes = meminfo.available_bytes(machine)
+        most_bytes = int(meminfo.allowed_bytes(machine) * MOST_MEMORY_RATIO)
         if available_bytes is not None and available_bytes < 2 * most_bytes:
             found.append(
                 f"{available_bytes >> 20} MiB of memory are available and it wants twice the "
@@ -47,8 +47,8 @@ class MemoryBandwidth(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Start the processes, each with two arrays."""
         del target
-        count = max(1, round(intensity * len(machine.cpus)))
-        share_bytes = int(machine.memory_bytes * MOST_MEMORY_RATIO / (2 * count))
+        count = processes_for(intensity, len(machine.cpus))
+        share_bytes = int(meminfo.allowed_bytes(machine) * MOST_MEMORY_RATIO / (2 * count))
         options: dict[str, float | str | list[int]] = {"bytes": min(MOST_ARRAY_BYTES, share_bytes)}
         return [Work(fault="memory_bandwidth", count=count, options=options)]
 

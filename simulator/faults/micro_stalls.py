@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.processes import Victim, refusals
-from simulator.faults.steps import Resume, Step, Work
+from simulator.faults.processes import Victim
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Resume, Step, Work
 
 PULSES_PER_SECOND = 2.0
 
@@ -29,10 +29,6 @@ class MicroStalls(Injector):
     limits = (0.1, 400.0)
     needs = Needs(target=True)
     intermittent = True
-
-    def obstacles(self, target: Target, machine: Machine) -> list[str]:
-        """Also say where the process cannot be signalled."""
-        return super().obstacles(target, machine) + refusals(target, machine)
 
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Make sure that it runs in the end, then begin."""

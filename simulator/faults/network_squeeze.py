@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from simulator.faults.base import Levels, Machine, Target
 from simulator.faults.loopback import LoopbackFault
-from simulator.faults.steps import Step
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Levels, Machine, Target
+from simulator.injection.steps import Step
 
 # Loopback packets have 64 KiB; a bucket that holds none would drop them all.
 BURST = "192kb"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Pin, Step
 from simulator.faults.topology import home_node, nodes
 from simulator.fleet.effect import Effect, add, to
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Pin, Step
 
 
 class NumaMisplacement(Injector):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from simulator.faults import disk
-from simulator.faults.base import Injector, Levels, Machine, Target
 from simulator.faults.disk import own_name
-from simulator.faults.steps import Scratch, Step, Work
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Target
+from simulator.injection.steps import Scratch, Step, Work
 
 FILE_BYTES = 256 << 20
 PIECE_BYTES = 1 << 20

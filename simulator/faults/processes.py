@@ -6,11 +6,10 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from simulator.faults.base import Machine, Target
-from simulator.faults.steps import start_ticks_of
+from simulator.injection.base import Target
+from simulator.injection.steps import start_ticks_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +55,3 @@ class Victim:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
         return True
-
-
-def refusals(target: Target, machine: Machine) -> list[str]:
-    """Say why the process that iterates first cannot be stopped."""
-    if not target.pids:
-        return []
-    pid = target.pids[0]
-    try:
-        owner = Path(f"/proc/{pid}").stat().st_uid
-    except FileNotFoundError:
-        return [f"there is no process {pid}: give the engine's process with --pid"]
-    if machine.uid not in (0, owner):
-        return [f"process {pid} belongs to another user: run it as that user, or with sudo"]
-    if pid == os.getpid():
-        return [f"process {pid} is this one: give the engine's process with --pid"]
-    return []

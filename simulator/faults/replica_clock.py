@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Post, Step
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Post, Step
 
 
 class ReplicaClock(Injector):
@@ -24,13 +24,7 @@ class ReplicaClock(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Set the clock of the replica."""
         del machine
-        return [
-            Post(
-                url=f"{target.url}/replica/clock",
-                body={"ratio": round(1 - intensity, 6)},
-                undo_body={"ratio": 1.0},
-            )
-        ]
+        return [Post(url=f"{target.url}/replica/clock", body={"ratio": round(1 - intensity, 6)})]
 
     def effect(self, intensity: float) -> Effect:
         """By construction of the replica: work over clock, in the forward pass alone."""

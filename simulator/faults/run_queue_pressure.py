@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Target
-from simulator.faults.steps import Step, Work
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Target, processes_for
+from simulator.injection.steps import Step, Work
 
 PERIOD_SECONDS = 0.020
 BURST_SECONDS = 0.001
@@ -29,13 +29,19 @@ class RunQueuePressure(Injector):
     causes = ("run_queue_delay", "host_cpu_contention")
     unit = "threads per CPU"
     levels = Levels(light=3, medium=6, heavy=12)
-    limits = (1, 64)
+    limits = (1, 16)
 
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Start one process per CPU; its threads leave the interpreter's lock while they work."""
         del target
         options: dict[str, float | str | list[int]] = {"threads": round(intensity)}
-        return [Work(fault="run_queue_pressure", count=len(machine.cpus), options=options)]
+        return [
+            Work(
+                fault="run_queue_pressure",
+                count=processes_for(1, len(machine.cpus)),
+                options=options,
+            )
+        ]
 
     def work(self, options: dict[str, Any], running: Callable[[], bool]) -> None:
         """Hash in every thread for a moment after each tick of the common clock."""

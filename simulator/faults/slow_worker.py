@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Post, Step
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Post, Step
 
 
 class SlowWorker(Injector):
@@ -24,13 +24,7 @@ class SlowWorker(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Turn the knob of the replica."""
         del machine
-        return [
-            Post(
-                url=f"{target.url}/replica/disturbances",
-                body={"worker_delay_ms": intensity},
-                undo_body={"worker_delay_ms": 0.0},
-            )
-        ]
+        return [Post(url=f"{target.url}/replica/disturbances", body={"worker_delay_ms": intensity})]
 
     def effect(self, intensity: float) -> Effect:
         """By construction of the replica: so many milliseconds more."""

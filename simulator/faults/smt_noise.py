@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Pin, Step, Work
 from simulator.faults.topology import allowed_cpus, cores
 from simulator.fleet.effect import Effect, add
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target, processes_for
+from simulator.injection.steps import Pin, Step, Work
 
 
 class SmtNoise(Injector):
@@ -40,7 +40,7 @@ class SmtNoise(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Pin the engine, and one process to each of so many siblings."""
         engine_cpus, siblings = _siblings(target, machine)
-        noisy = siblings[: max(1, round(intensity * len(siblings)))]
+        noisy = siblings[: processes_for(intensity, len(siblings))]
         pins = [Pin(pid=pid, cpus=engine_cpus) for pid in target.pids]
         if not noisy:
             return [*pins]

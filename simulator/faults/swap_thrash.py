@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from simulator.faults import cgroups, disk, meminfo
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
 from simulator.faults.disk import own_name
-from simulator.faults.steps import Cgroup, Run, Scratch, Step, Work, Write
 from simulator.fleet.effect import Effect, add, to
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Cgroup, Run, Scratch, Step, Work, Write
 
 LIMIT_BYTES = 96 << 20
 SWAP_FILE_BYTES = 512 << 20

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Post, Step
 from simulator.fleet.effect import Effect
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Post, Step
 
 # What the steady workload sends; its clients wait for an answer before they ask again.
 _USUAL_REQUESTS_PER_SECOND = 5.0
@@ -28,13 +28,7 @@ class TokenizerStall(Injector):
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
         """Turn the knob of the replica."""
         del machine
-        return [
-            Post(
-                url=f"{target.url}/replica/disturbances",
-                body={"tokenizer_ms": intensity},
-                undo_body={"tokenizer_ms": 0.0},
-            )
-        ]
+        return [Post(url=f"{target.url}/replica/disturbances", body={"tokenizer_ms": intensity})]
 
     def effect(self, intensity: float) -> Effect:
         """Estimated: one server takes no more than 1000 ms of requests a second."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from simulator.faults.base import Machine
+from simulator.injection.base import Machine
 
 MEASURE_SECONDS = 0.5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -115,6 +116,12 @@ def episodes_of(given: argparse.Namespace, fleet_hosts: list[list[int]]) -> list
         if episode.kind != wanted:
             raise ValueError(f"{episode.name} is a {episode.kind}: give it with {other}")
     found = [*faults, *controls]
+    for episode in found:
+        if episode.end_seconds > given.seconds:
+            raise ValueError(
+                f"{episode.name} ends after {episode.end_seconds:g} s, the simulation after "
+                f"{given.seconds:g} s: give --seconds {episode.end_seconds:g} or more"
+            )
     if given.random_faults is not None:
         names = [name.strip() for name in given.random_faults.split(",") if name.strip()]
         found += random_episodes(given.seed, fleet_hosts, given.seconds, names)
@@ -248,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     speed = 1.0 if given.real_time else given.speed
     try:
-        if not given.seconds > 0:
-            raise ValueError(f"--seconds is {given.seconds:g}: give more than 0")
+        if not (math.isfinite(given.seconds) and given.seconds > 0):
+            raise ValueError(f"--seconds is {given.seconds:g}: give more than 0, and an end")
         if speed is not None and not speed > 0:
             raise ValueError(f"--speed is {speed:g}: give more than 0")
         settings = settings_of(given.preset, given.engines)

@@ -129,7 +129,7 @@ class Batching:
     def draw_request(self, rows: Ints, serials: Ints) -> tuple[Ints, Ints, Ints]:
         """Give prompt, prompt tokens found in the cache, and output of requests."""
         parameters = self._parameters
-        drawn = uniforms(self._keys[rows], serials, 3)
+        drawn = uniforms(self._keys[rows], serials, 5)
         both = normals(drawn[:, 0], drawn[:, 1])
         sizes = []
         for index, normal in enumerate(both):
@@ -138,6 +138,8 @@ class Batching:
         prompt, output = (size.astype(np.int64) for size in sizes)
         block = parameters.counts["block_tokens"][rows]
         found = drawn[:, 2] < parameters.numbers["cached_ratio"][rows]
+        early = drawn[:, 3] < parameters.numbers["early_ratio"][rows]
+        output = np.where(early, np.ceil(output * drawn[:, 4]).astype(np.int64), output)
         return prompt, np.where(found, (prompt - 1) // block * block, 0), output
 
     def accepted(self, rows: Ints, counters: Ints, lanes: int) -> Floats:

@@ -280,11 +280,12 @@ class Counters:
         busy = min(float(use.device_seconds[position]) / use.seconds, 1.0)
         ids = place.device_ids(setting)
         for rank, device_id in enumerate(ids):
-            changes = [
-                (one.effect.device, one.share)
+            hits = [
+                one
                 for one in shown.get(row, ())
                 if not one.effect.one_rank or rank == setting.ranks - 1
             ]
+            changes = [(one.effect.device, one.share) for one in hits]
             index = place.device_index(rank)
             values = _device_values(device, busy, noise[position], rank, setting, use, position)
             pid = place.core_pid + (
@@ -298,6 +299,9 @@ class Counters:
                 "ranks": (rank,),
                 "device_id": device_id,
                 "device_index": index,
+                "throttle_reasons": tuple(
+                    dict.fromkeys(name for one in hits for name in one.effect.throttle_reasons)
+                ),
                 "pci_address": f"0000:{0x10 + index & 0xFF:02x}:00.0",
                 "processes": (XpuProcess(pid=pid, memory_used_bytes=values["memory_used_bytes"]),),
             }
@@ -418,7 +422,6 @@ def _device_values(
         "fabric_received_bytes_per_second": fabric,
         "fabric_sent_bytes_per_second": fabric,
         "fabric_capacity_bytes_per_second": device.fabric_bytes_per_second,
-        "throttle_reasons": (),
     }
 
 

@@ -6,7 +6,7 @@ columns, for a batch takes as long as its slowest rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ from schemas.records import Phase
 from simulator.fleet.batching import Batch, Flags
 from simulator.fleet.draws import Floats, Ints, Words, normals, uniforms
 from simulator.fleet.effect import Effect
-from simulator.fleet.parameters import HOST_PHASES, Parameters, padded_sizes
+from simulator.fleet.parameters import HOST_PHASES, Parameters, between, padded_sizes
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 """Columns of `Duration.phases_ms`."""
@@ -40,11 +40,14 @@ class Strain:
         effect: What it does.
 
         hit: Positions of the engines within the step.
+
+        until_ns: When it is over.
     """
 
     number: int
     effect: Effect
     hit: Ints
+    until_ns: int
 
 
 @dataclass(slots=True)
@@ -122,7 +125,7 @@ class Durations:
         work = self._work(batch, begin_ns, count)
         paths = _Paths(work, self._parameters, batch.rows, strains)
         body_ms = paths.body_ms * work.noise
-        extra_ms, pauses = self._pauses(batch.rows, count, body_ms, strains)
+        extra_ms, pauses = self._pauses(batch.rows, count, begin_ns, body_ms, strains)
         total_ms = body_ms.copy()
         for strain in strains:
             total_ms[strain.hit] += extra_ms[strain.number]
@@ -138,12 +141,12 @@ class Durations:
             rank_ms=paths.rank_ms * work.noise[:, None],
         )
         for strain in strains:
-            others = [one for one in strains if one is not strain]
-            without = _Paths(work, self._parameters, batch.rows, others).body_ms * work.noise
-            extra = total_ms - body_ms
-            found.without_ms[strain.number] = (without + extra)[strain.hit] - extra_ms[
-                strain.number
-            ]
+            hit = strain.hit
+            others = _among(hit, [one for one in strains if one is not strain], len(batch.rows))
+            only = _only(work, hit)
+            without = _Paths(only, self._parameters, batch.rows[hit], others).body_ms * only.noise
+            extra = (total_ms - body_ms)[hit] - extra_ms[strain.number]
+            found.without_ms[strain.number] = without + extra
             found.touched[strain.number] = pauses[strain.number]
         return found
 
@@ -162,12 +165,16 @@ class Durations:
             + self._parameters.host_request_ms[rows] * batch.requests[:, None]
         )
         mixed = batch.prefill_tokens > 0
-        device = (
+        forward = (
             self._parameters.decode_ms[rows, padded]
-            + numbers["kv_ms"] * batch.decode_kv_tokens / 1e5
             + numbers["prefill_ms"] * batch.prefill_tokens / 1e3
-            + numbers["attention_ms"] * batch.pairs / 1e6
             + numbers["mixed_ms"] * np.minimum(batch.prefill_tokens / MIXED_TOKENS, 1.0)
+        )
+        self._mix(forward, batch, mixed)
+        device = (
+            forward
+            + numbers["kv_ms"] * batch.decode_kv_tokens / 1e5
+            + numbers["attention_ms"] * batch.pairs / 1e6
             + numbers["lora_ms"]
             * np.minimum(self._parameters.counts["lora_adapters"][rows], batch.requests)
         )
@@ -185,6 +192,16 @@ class Durations:
             noise=np.exp(self._noise(rows, numbers, drawn, begin_ns, mixed)),
             rank_noise=_rank_noise(numbers["rank_sigma"], ranks, drawn[:, _LANES:], most),
         )
+
+    def _mix(self, forward_ms: Floats, batch: Batch, mixed: Flags) -> None:
+        """Put in what batches with prefill cost where that follows from all their tokens."""
+        knots = self._parameters.mixed_knots
+        some = np.flatnonzero(mixed)
+        some = some[np.isfinite(knots[batch.rows[some], 0, 0])]
+        rows = batch.rows[some]
+        request_ms = self._parameters.numbers["mixed_request_ms"][rows]
+        forward_ms[some] = between(knots[rows], batch.scheduled_tokens[some])
+        forward_ms[some] += request_ms * batch.decoding[some]
 
     def _noise(
         self,
@@ -215,7 +232,7 @@ class Durations:
         return noise + numbers["engine_sigma"] * self._place[rows]
 
     def _pauses(
-        self, rows: Ints, count: Ints, body_ms: Floats, strains: list[Strain]
+        self, rows: Ints, count: Ints, begin_ns: Ints, body_ms: Floats, strains: list[Strain]
     ) -> tuple[dict[int, Floats], dict[int, Ints]]:
         """Give by episode the ms that it adds, and which of its engines it hits."""
         added: dict[int, Floats] = {}
@@ -227,6 +244,8 @@ class Durations:
             drawn = uniforms(self._keys[rows[hit]] ^ _PAUSES, counter, 1)[:, 0]
             pauses = poisson(mean, drawn)
             extra_ms: Floats = effect.added_ms + effect.pause_ms * pauses.astype(np.float64)
+            if effect.stops:
+                extra_ms += (strain.until_ns - begin_ns[hit]) / 1e6
             added[strain.number] = extra_ms
             only_pauses = effect.pauses_per_second > 0 and not _lasts(effect)
             touched[strain.number] = (
@@ -282,6 +301,19 @@ class _Paths:
         return phases
 
 
+def _only(work: Work, positions: Ints) -> Work:
+    """Give the work of some engines of a step."""
+    return Work(**{one.name: getattr(work, one.name)[positions] for one in fields(Work)})
+
+
+def _among(positions: Ints, strains: list[Strain], count: int) -> list[Strain]:
+    """Give the strains as they hit some engines of a step."""
+    place = np.full(count, -1)
+    place[positions] = np.arange(len(positions))
+    placed = [(one, place[one.hit]) for one in strains]
+    return [replace(one, hit=hit[hit >= 0]) for one, hit in placed if (hit >= 0).any()]
+
+
 def poisson(mean: Floats, drawn: Floats) -> Ints:
     """Turn uniform numbers into numbers of events.
 
@@ -304,7 +336,7 @@ def poisson(mean: Floats, drawn: Floats) -> Ints:
 def _lasts(effect: Effect) -> bool:
     """Tell whether it makes every batch longer, not only those with a pause."""
     ratios = (effect.host_ratio, effect.device_ratio, effect.link_ratio)
-    return effect.added_ms > 0 or any(ratio != 1.0 for ratio in ratios)
+    return effect.stops or effect.added_ms > 0 or any(ratio != 1.0 for ratio in ratios)
 
 
 def _rank_noise(sigma: Floats, ranks: Ints, drawn: Floats, most: int) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.records import Phase
+from schemas.records import Phase, ThrottleReason
 
 How = Literal["add", "times", "set"]
 
@@ -43,7 +43,9 @@ class Effect:
 
         pauses_per_second: Pauses of `pause_ms` at random moments, so many a second of work.
 
-        phase: Where added time and pauses show on the stack.
+        stops: The batch that begins meanwhile stands still, in `phase`, until the fault is over.
+
+        phase: Where added time, pauses and standstill show on the stack.
 
         one_rank: Only one rank is hit; the others wait for it.
 
@@ -53,6 +55,8 @@ class Effect:
 
         host: Fields of `HostReading` that change; likewise ``process`` (`ProcessReading`) and
             ``device`` (`XpuReading`, of the devices that are hit).
+
+        throttle_reasons: Why those devices say that their clock is held down.
     """
 
     host_ratio: float = 1.0
@@ -61,6 +65,7 @@ class Effect:
     added_ms: float = 0.0
     pauses_per_second: float = 0.0
     pause_ms: float = 0.0
+    stops: bool = False
     phase: Phase = "forward"
     one_rank: bool = False
     kv_ratio: float = 1.0
@@ -68,6 +73,7 @@ class Effect:
     host: dict[str, Change] = field(default_factory=dict)
     process: dict[str, Change] = field(default_factory=dict)
     device: dict[str, Change] = field(default_factory=dict)
+    throttle_reasons: tuple[ThrottleReason, ...] = ()
 
 
 def add(number: float) -> Change:

@@ -135,14 +135,12 @@ def tell(episode: Episode) -> Told:
         )
     effect = injector.effect(intensity)
     check(episode.name, effect)
-    needs = injector.needs
-    aimed = needs.target or needs.replica or bool(needs.vendors)
     return Told(
         severity=severity,
         intensity=intensity,
         causes=injector.causes,
         intermittent=injector.intermittent,
-        host_wide=bool(effect.host) and not aimed,
+        host_wide=injector.is_host_wide(intensity),
         effect=effect,
     )
 

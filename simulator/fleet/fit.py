@@ -15,10 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.datasets import DatasetError, read_rows
-from simulator.fleet.draws import Floats
+from simulator.datasets import DatasetError, Row, read_rows
+from simulator.fleet.draws import Floats, keys_of
 from simulator.fleet.setting import Cost, Noise, Work
-from simulator.fleet.smooth import Fit, Table, autocorrelation, fit, robust_sigma, table_of
+from simulator.fleet.smooth import (
+    Fit,
+    Table,
+    autocorrelation,
+    fit,
+    least_deviations,
+    robust_sigma,
+    table_of,
+)
 
 OUTLIER_RATIO = 0.1
 CLIP = 0.03
@@ -28,23 +36,26 @@ LAGS = (1, 2, 3, 5, 8, 12, 20, 30, 50)
 PREPARE = Work(fixed_us=500.0, request_us=5.0)
 DISPATCH = Work(fixed_us=250.0)
 SAMPLE = Work(fixed_us=150.0, request_us=1.0)
+HOST_US = sum(work.fixed_us for work in (PREPARE, DISPATCH, SAMPLE))
+REQUEST_US = sum(work.request_us for work in (PREPARE, DISPATCH, SAMPLE))
+BLOCK_TOKENS = 16
+MIXED_KNOTS = (1, 32, 64, 128, 192, 256, 320, 384, 512, 640, 1024, 1536, 2048)
 
 
 def fit_cost(table: Table, fitted: Fit) -> Cost:
     """Give the coefficients of the iteration-time model, without overlap."""
-    host_us = sum(work.fixed_us for work in (PREPARE, DISPATCH, SAMPLE))
-    request_us = sum(work.request_us for work in (PREPARE, DISPATCH, SAMPLE))
     knots = tuple(
-        (size, round(ms - (host_us + size * request_us) / 1e3, 2))
+        (size, round(ms - (HOST_US + size * REQUEST_US) / 1e3, 2))
         for size, ms in fitted.sizes_ms.items()
     )
     known = np.isfinite(table.gap_ms) & fitted.decode
     slope, constant = np.polyfit(table.decoding[known], table.gap_ms[known], 1).tolist()
+    mixed_tokens_ms, mixed_request_ms, _ = fit_mixed(table, fitted)
     return Cost(
         decode_ms=knots,
         kv_ms=round(fitted.kv_ms, 2),
-        prefill_ms=round(fitted.prefill_ms, 1),
-        mixed_ms=round(max(fitted.mixed_ms, 0.0), 2),
+        mixed_tokens_ms=mixed_tokens_ms,
+        mixed_request_ms=mixed_request_ms,
         prepare=PREPARE,
         dispatch=DISPATCH,
         sample=SAMPLE,
@@ -56,7 +67,7 @@ def fit_noise(table: Table, fitted: Fit, cost: Cost) -> Noise:
     """Give what the cost does not explain."""
     decode = fitted.residual[fitted.decode]
     ratios = np.expm1(decode[decode > math.log1p(OUTLIER_RATIO)])
-    exponent = len(ratios) / float(np.log(ratios / OUTLIER_RATIO).sum())
+    exponent = len(ratios) / float(np.log(ratios / OUTLIER_RATIO).sum()) if len(ratios) else 2.0
     sigma = robust_sigma(decode)
     # The correlations are those of clipped residuals, and so are the shares of their variance.
     spread = float(np.clip(decode, -CLIP, CLIP).std())
@@ -81,10 +92,40 @@ def fit_noise(table: Table, fitted: Fit, cost: Cost) -> Noise:
         outlier_ratio=OUTLIER_RATIO,
         outlier_exponent=round(exponent, 2),
         outlier_most=round(float(ratios.max(initial=OUTLIER_RATIO)), 2),
-        mixed_sigma=round(robust_sigma(fitted.residual[fitted.mixed]), 4),
+        mixed_sigma=round(math.sqrt(max(fit_mixed(table, fitted)[2] ** 2 - sigma**2, 0.0)), 4),
         gap_spread=round(robust_sigma(np.log(table.gap_ms[known] / usual)), 3),
         engine_sigma=round(fitted.job_sigma, 4),
     )
+
+
+def fit_mixed(table: Table, fitted: Fit) -> tuple[tuple[tuple[int, float], ...], float, float]:
+    """Give what batches with prefill cost by their tokens and by decoding request; and the noise.
+
+    Of a prompt in the cache the last block is computed.
+    """
+    some = fitted.mixed | fitted.cached
+    joined = table.prefill_tokens / table.prompt_tokens
+    last = (table.prompt_tokens - 1) % BLOCK_TOKENS + 1
+    prefill = np.where(fitted.cached, joined * last, table.prefill_tokens)[some]
+    tokens = table.decoding[some] + prefill
+    rest = table.duration_ms - fitted.kv_ms * table.kv_tokens / 1e5
+    rest = rest[some] - (HOST_US + REQUEST_US * (table.decoding + joined)[some]) / 1e3
+    hats = [np.interp(tokens, MIXED_KNOTS, one) for one in np.eye(len(MIXED_KNOTS))]
+    columns = np.stack([*hats, table.decoding[some].astype(np.float64)], axis=1)
+    *values, request_ms = least_deviations(columns, rest, table.duration_ms[some]).tolist()
+    knots = tuple((size, round(ms, 1)) for size, ms in zip(MIXED_KNOTS, values, strict=True))
+    off = (rest - columns @ np.array([*values, request_ms])) / table.duration_ms[some]
+    return knots, round(request_ms, 4), robust_sigma(off[fitted.mixed[some]])
+
+
+def halves(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Split batches by the hash of their job's name: one half to fit, the other to compare with."""
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    jobs = sorted({row.job for row in rows})
+    side = dict(zip(jobs, (keys_of(0, jobs) % 2).tolist(), strict=True))
+    for row in rows:
+        parts[side[row.job]].append(row)
+    return parts
 
 
 def _fit_drift(table: Table, fitted: Fit) -> tuple[float, float, float, float, float]:
@@ -135,12 +176,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Fit a file and print the constants."""
     parser = argparse.ArgumentParser(prog="python -m simulator.fleet.fit", description=__doc__)
     parser.add_argument("file", type=Path, help="recorded batches, CSV, compressed or not")
+    parser.add_argument("--half", action="store_true", help="hold the other half of the jobs out")
     given = parser.parse_args(arguments)
     try:
         _, rows, _ = read_rows(given.file)
     except DatasetError as err:
         parser.error(str(err))
-    table = table_of(rows)
+    table = table_of(halves(rows)[0] if given.half else rows)
     fitted = fit(table)
     cost = fit_cost(table, fitted)
     noise = fit_noise(table, fitted, cost)

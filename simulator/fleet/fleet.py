@@ -182,11 +182,14 @@ class Fleet:
         chosen = set(rows)
         if told.host_wide:
             chosen = {row for names in self._hosts.values() if chosen & set(names) for row in names}
+        hits = np.zeros(len(self._settings), bool)
+        hits[sorted(chosen)] = True
         return Running(
             number=number,
             episode=episode,
             told=told,
-            rows=np.array(sorted(chosen), np.int64),
+            rows=np.flatnonzero(hits),
+            hits=hits,
             begin_ns=self.begin_ns + int(episode.begin_seconds * 1e9),
             end_ns=self.begin_ns + int(episode.end_seconds * 1e9),
         )
@@ -313,10 +316,13 @@ class Fleet:
         for one in self._running:
             if one.state != "begun" or one.told.effect is None:
                 continue
-            is_on = np.isin(rows, one.rows) & (one.begin_ns <= begin_ns) & (begin_ns < one.end_ns)
+            is_on = one.hits[rows] & (one.begin_ns <= begin_ns) & (begin_ns < one.end_ns)
             hit = np.flatnonzero(is_on)
             if hit.size:
-                strains.append(Strain(number=one.number, effect=one.told.effect, hit=hit))
+                strain = Strain(
+                    number=one.number, effect=one.told.effect, hit=hit, until_ns=one.end_ns
+                )
+                strains.append(strain)
         return strains
 
     def _learn_truth(self, rows: Ints, duration: Duration, strains: list[Strain]) -> None:

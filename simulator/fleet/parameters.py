@@ -16,10 +16,12 @@ HOST_PHASES = ("schedule", "prepare", "dispatch", "sample", "postprocess")
 _NUMBERS = (
     "cached_ratio",
     "accepted_ratio",
+    "early_ratio",
     "kv_ms",
     "prefill_ms",
     "attention_ms",
     "mixed_ms",
+    "mixed_request_ms",
     "lora_ms",
     "link_ms",
     "link_token_ms",
@@ -53,6 +55,10 @@ _COUNTS = (
 )
 
 
+# Of `Cost.mixed_tokens_ms`.
+MOST_KNOTS = 16
+
+
 class Parameters:
     """Numbers of the engines; row i is engine i's.
 
@@ -72,6 +78,8 @@ class Parameters:
         self.host_request_ms = np.zeros((count, len(HOST_PHASES)))
         self.gap_ms = np.zeros((count, 2))
         self.decode_ms = np.zeros((count, padded_most(self.slots) + 1))
+        # Tokens and ms of the knots; nan where a setting has none.
+        self.mixed_knots = np.full((count, 2, MOST_KNOTS + 1), np.nan)
         self.overlap = np.zeros(count, bool)
         self.on_cpu = np.zeros(count, bool)
         for row, setting in enumerate(settings):
@@ -96,6 +104,7 @@ class Parameters:
         knots = cost.decode_ms
         self.decode_ms[row] = np.interp(sizes, [one[0] for one in knots], [one[1] for one in knots])
         self._extend(row, knots)
+        self.mixed_knots[row] = _padded_knots(cost.mixed_tokens_ms)
         self.overlap[row] = setting.overlap
         self.on_cpu[row] = setting.device is None
 
@@ -123,6 +132,21 @@ class Parameters:
         self.slots = slots
 
 
+def between(knots: Floats, at: Ints) -> Floats:
+    """Give the value of each row's line at its place; beyond its ends it goes straight on.
+
+    >>> between(np.array([[[1.0, 3.0], [10.0, 20.0]]] * 2), np.array([2, 5])).tolist()
+    [15.0, 30.0]
+    """
+    sizes, values = knots[:, 0], knots[:, 1]
+    row = np.arange(len(at))
+    right = np.clip((sizes <= at[:, None]).sum(axis=1), 1, sizes.shape[1] - 1)
+    size, value = sizes[row, right - 1], values[row, right - 1]
+    slope = (values[row, right] - value) / (sizes[row, right] - size)
+    found: Floats = value + slope * (at - size)
+    return found
+
+
 def padded_most(requests: int) -> int:
     """Give an upper bound of what so many requests are padded to."""
     return 2 * requests + 128
@@ -138,6 +162,16 @@ def padded_sizes(requests: Ints, steps: Ints) -> Ints:
     small = np.where(requests == 3, 4, requests)
     large = -(-requests // step) * step
     return np.where(requests <= 4, np.where(steps > 0, small, requests), large)
+
+
+def _padded_knots(knots: tuple[tuple[int, float], ...]) -> Floats:
+    """Fill up with knots far beyond, on the straight line of the last two."""
+    if not knots:
+        return np.full((2, MOST_KNOTS + 1), np.nan)
+    found = np.array(knots, np.float64).T
+    step = found[:, -1] - found[:, -2]
+    missing = np.arange(1, MOST_KNOTS + 2 - len(knots))
+    return np.concatenate([found, found[:, -1:] + 1e3 * step[:, None] * missing], axis=1)
 
 
 def _numbers(tokens: Tokens) -> tuple[float, float, float, float]:

@@ -49,6 +49,8 @@ class Traffic:
 
         accepted_ratio: Share of draft tokens that are accepted.
 
+        early_ratio: Share of the requests whose answer ends before its length, anywhere.
+
         lora_adapters: Different LoRA adapters among the requests.
     """
 
@@ -59,6 +61,7 @@ class Traffic:
     cached_ratio: float = 0.0
     speculative_tokens: int = 0
     accepted_ratio: float = 0.7
+    early_ratio: float = 0.0
     lora_adapters: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +98,13 @@ class Cost:
 
         mixed_ms: For a batch that computes any prefill; in full from 64 tokens of it on.
 
+        mixed_tokens_ms: The forward pass of a batch that computes any prefill, by scheduled tokens,
+            at no context: it runs without graphs, all tokens in one pass, and larger matrices do
+            not cost in proportion. Stands in the place of ``decode_ms``, ``prefill_ms`` and
+            ``mixed_ms`` then; on straight lines between, of at most 16 knots.
+
+        mixed_request_ms: For each decoding request of such a batch.
+
         lora_ms: For each LoRA adapter.
 
         schedule: Host work of a phase; likewise ``prepare``, ``dispatch``, ``sample`` and
@@ -116,6 +126,8 @@ class Cost:
     prefill_ms: float = 0.0
     attention_ms: float = 0.0
     mixed_ms: float = 0.0
+    mixed_tokens_ms: tuple[tuple[int, float], ...] = ()
+    mixed_request_ms: float = 0.0
     lora_ms: float = 0.0
     schedule: Work = Work(fixed_us=0.0)
     prepare: Work = Work(fixed_us=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from schemas.records import Fault, FaultState
+from simulator.fleet.batching import Flags
 from simulator.fleet.draws import Floats, Ints
 from simulator.fleet.episodes import Episode, Told
 
@@ -16,13 +17,14 @@ class Running:
     Attributes:
         number: Its place in the schedule; decides its random numbers.
 
-        rows: Numbers of the engines that it hits, sorted.
+        rows: Numbers of the engines that it hits, sorted; ``hits`` says so for every engine.
     """
 
     number: int
     episode: Episode
     told: Told
     rows: Ints
+    hits: Flags
     begin_ns: int
     end_ns: int
     state: FaultState | None = None

@@ -27,6 +27,7 @@ from simulator.replica.vllm.v1.engine.core_client import EngineDeadError
 _TOKEN_TEXT = "tok "
 _BYTES_PER_TOKEN = 4
 _DEFAULT_MAX_TOKENS = 16
+_TOKENIZER_SLICE_SECONDS = 0.05
 _LARGEST_BODY_BYTES = 16 * 1024 * 1024
 
 
@@ -90,6 +91,7 @@ class ApiServer:
         self._numbers = itertools.count()
         self._started_at_epoch_seconds = int(time.time())
         self._tokenizer_seconds = 0.0
+        self._tokenizing = asyncio.Lock()
 
     def build_app(self) -> web.Application:
         """Tie the handlers to their paths."""
@@ -109,8 +111,7 @@ class ApiServer:
     async def create_completion(self, http_request: web.Request) -> web.StreamResponse:
         """Generate text for one prompt, at once or token by token."""
         body = await _read_json(http_request)
-        if self._tokenizer_seconds:
-            compute_for(self._tokenizer_seconds)
+        await self._tokenize()
         request_id = f"cmpl-{next(self._numbers)}-{os.urandom(4).hex()}"
         request = parse_completion_request(body, self._config, request_id)
         if body.get("stream"):
@@ -132,6 +133,17 @@ class ApiServer:
         answer["choices"] = [_choice(_TOKEN_TEXT * num_tokens, finish_reason)]
         answer["usage"] = _usage(request, num_tokens)
         return web.json_response(answer)
+
+    async def _tokenize(self) -> None:
+        """Compute for as long as the knob says, one request after the other."""
+        async with self._tokenizing:
+            computed_seconds = 0.0
+            while (left_seconds := self._tokenizer_seconds - computed_seconds) > 0:
+                slice_seconds = min(left_seconds, _TOKENIZER_SLICE_SECONDS)
+                compute_for(slice_seconds)
+                computed_seconds += slice_seconds
+                # Whoever turns the knob back has to be heard.
+                await asyncio.sleep(0)
 
     async def _stream(
         self,

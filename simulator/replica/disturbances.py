@@ -29,7 +29,8 @@ class Disturbances:
     """The knobs; at 0 a disturbance is not there at all.
 
     Attributes:
-        gil_hog_ratio: A thread of the engine core holds the GIL, for this share of each 30 ms.
+        gil_hog_ratio: A thread of the engine core holds the GIL for this share of the time, every
+            30 ms or so.
 
         gc_pause_ms: Twice a second, a thread of the engine core collects all garbage of a process
             that holds so many objects that it takes about this long.
@@ -121,7 +122,10 @@ class _GilHog(_Background):
     def _run(self) -> None:
         held_seconds = self.strength * GIL_HOG_PERIOD_SECONDS
         numbers = range(round(_NUMBERS_TIMED * held_seconds / _seconds_of_a_sum()))
-        while not self._ended.wait(GIL_HOG_PERIOD_SECONDS - held_seconds):
+        free_seconds = GIL_HOG_PERIOD_SECONDS - held_seconds
+        draw = random.Random(0)
+        # At regular times, batches would fall into step with it and fit in between.
+        while not self._ended.wait(draw.uniform(0.0, 2 * free_seconds)):
             # One call of a builtin: loops in Python give the GIL to whoever waited 5 ms for it.
             sum(numbers)
 

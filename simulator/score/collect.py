@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from schemas.records import Alert, Batch, Fault, FaultKind, Record, Verdict
-
-
-class Point(NamedTuple):
-    """What scoring needs of one batch."""
-
-    end_ns: int
-    begin_ns: int
-    duration_ns: int
-    expected_ns: int | None
-    verdict: Verdict
-    requests: int | None
+from schemas.incidents import Incident, fold
+from schemas.records import Alert, Batch, Fault, FaultKind, Record
+from simulator.score.columns import Points, Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +33,6 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
-class Incident:
-    """All alerts of one incident as one.
-
-    Attributes:
-        fired_ns: End of the batch that made it fire; where the recording began later, its begin.
-
-        told_ns: When the alert about that was made; None where it is not in the recording.
-
-        causes_at_firing: The cause that it fired with, and the others that were considered.
-
-        causes: Those of the last word before it was resolved.
-    """
-
-    incident_id: str
-    engine_id: str
-    begin_ns: int
-    fired_ns: int
-    told_ns: int | None
-    end_ns: int | None
-    causes_at_firing: tuple[str, ...]
-    causes: tuple[str, ...]
-
-    def is_open_at(self, moment_ns: int) -> bool:
-        """Tell whether it had fired and was not over."""
-        return self.fired_ns < moment_ns and (self.end_ns is None or self.end_ns > moment_ns)
-
-
-@dataclass(frozen=True, slots=True)
 class Observed:
     """A recording, sorted.
 
@@ -87,7 +49,7 @@ class Observed:
             ``end_ns``, the last one.
     """
 
-    points: dict[str, list[Point]]
+    points: dict[str, Points]
     incidents: list[Incident]
     episodes: list[Episode]
     hosts: dict[str, str]
@@ -95,10 +57,14 @@ class Observed:
     end_ns: int
 
     @property
+    def judged(self) -> set[str]:
+        """Every engine that an analysis said something of."""
+        return {*self.points, *(incident.engine_id for incident in self.incidents)}
+
+    @property
     def engine_ids(self) -> list[str]:
         """Every engine that anything is known of."""
-        fired = {incident.engine_id for incident in self.incidents}
-        return sorted({*self.points, *self.hosts, *fired})
+        return sorted({*self.judged, *self.hosts})
 
     def host_of(self, engine_id: str) -> str:
         """Give an engine's host; where no record tells it, an id begins with it."""
@@ -126,70 +92,92 @@ class Observed:
         return self.host_of(engine_id) == fault.host
 
 
+class Collector:
+    """Takes records one by one and keeps what scoring needs of them: 57 bytes of a batch."""
+
+    def __init__(self) -> None:
+        self._batches: dict[str, Told] = {}
+        self._alerts: dict[str, dict[int, Alert]] = {}
+        self._faults: dict[str, Fault] = {}
+        self._hosts: dict[str, str] = {}
+
+    def add(self, record: Record) -> None:
+        """Take a record, in any order; repeated ones count once, amended ones as last told."""
+        if isinstance(record, Batch):
+            self._batches.setdefault(record.engine_id, Told()).append(record)
+            return
+        if isinstance(record, Alert):
+            self._alerts.setdefault(record.incident_id, {})[record.revision] = record
+        elif isinstance(record, Fault):
+            _add_fault(self._faults, record)
+        _note_host(self._hosts, record)
+
+    def observed(self) -> Observed:
+        """Sort what there is so far."""
+        return _assembled(
+            {engine_id: told.last() for engine_id, told in self._batches.items()},
+            [fold(found.values()) for found in self._alerts.values()],
+            self._faults,
+            self._hosts,
+        )
+
+
 def collect(records: Iterable[Record]) -> Observed:
-    """Read records in any order; repeated ones count once, amended batches as last told."""
-    batches: dict[str, dict[tuple[int, int], tuple[int, Point]]] = {}
-    alerts: dict[str, dict[int, Alert]] = {}
+    """Read records in any order."""
+    collector = Collector()
+    for record in records:
+        collector.add(record)
+    return collector.observed()
+
+
+def merge(parts: Iterable[Observed]) -> Observed:
+    """Put parts together, such as those that other processes collected.
+
+    Raises:
+        ValueError: Two of them have batches or incidents of the same engine.
+    """
+    points: dict[str, Points] = {}
+    incidents: list[Incident] = []
     faults: dict[str, Fault] = {}
     hosts: dict[str, str] = {}
-    for record in records:
-        if isinstance(record, Batch):
-            _add_batch(batches.setdefault(record.engine_id, {}), record)
-        elif isinstance(record, Alert):
-            alerts.setdefault(record.incident_id, {})[record.revision] = record
-        elif isinstance(record, Fault) and (
-            record.state == "ended" or record.fault_id not in faults
-        ):
-            faults[record.fault_id] = record
-        _note_host(hosts, record)
-    points = {
-        engine_id: sorted((point for _, point in found.values()), key=lambda point: point[:2])
-        for engine_id, found in sorted(batches.items())
-    }
-    incidents = sorted(
-        (fold(list(found.values())) for found in alerts.values()),
-        key=lambda incident: (incident.fired_ns, incident.incident_id),
-    )
-    begin_ns, end_ns = _extent(points, incidents, faults)
-    return Observed(points, incidents, _episodes(faults, end_ns), hosts, begin_ns, end_ns)
+    judged: set[str] = set()
+    for part in parts:
+        twice = judged & part.judged
+        if twice:
+            raise ValueError(
+                f"two parts have results of {min(twice)}: give the records of an engine to one "
+                "collector, and the results of one analysis alone"
+            )
+        judged |= part.judged
+        points |= part.points
+        incidents += part.incidents
+        for episode in part.episodes:
+            _add_fault(faults, episode.fault)
+        hosts |= part.hosts
+    return _assembled(points, incidents, faults, hosts)
 
 
-def fold(alerts: list[Alert]) -> Incident:
-    """Make one incident of its alerts."""
-    ordered = sorted(alerts, key=lambda alert: alert.revision)
-    first, last = ordered[0], ordered[-1]
-    told = [alert for alert in ordered if alert.state != "resolved"]
-    word = told[-1] if told else last
-    fired = first.state == "firing"
-    return Incident(
-        incident_id=first.incident_id,
-        engine_id=first.engine_id,
-        begin_ns=first.begin_ns,
-        fired_ns=first.batch_end_ns if fired else first.begin_ns,
-        told_ns=first.at_ns if fired else None,
-        end_ns=last.end_ns if last.state == "resolved" else None,
-        causes_at_firing=_named(first) if fired else (),
-        causes=_named(word),
+def _assembled(
+    points: Mapping[str, Points],
+    incidents: Iterable[Incident],
+    faults: Mapping[str, Fault],
+    hosts: Mapping[str, str],
+) -> Observed:
+    by_time = sorted(incidents, key=lambda incident: (incident.fired_ns, incident.incident_id))
+    begin_ns, end_ns = _extent(points, by_time, faults)
+    return Observed(
+        dict(sorted(points.items())),
+        by_time,
+        _episodes(faults, end_ns),
+        dict(hosts),
+        begin_ns,
+        end_ns,
     )
 
 
-def _named(alert: Alert) -> tuple[str, ...]:
-    return (alert.cause, *(cause for cause in alert.other_causes if cause != alert.cause))
-
-
-def _add_batch(known: dict[tuple[int, int], tuple[int, Point]], batch: Batch) -> None:
-    key = (batch.process_start_ns, batch.sequence)
-    if key in known and known[key][0] > batch.revision:
-        return
-    point = Point(
-        batch.end_ns,
-        batch.begin_ns,
-        batch.duration_ns,
-        batch.expected_ns,
-        batch.verdict,
-        batch.workload.requests,
-    )
-    known[key] = (batch.revision, point)
+def _add_fault(known: dict[str, Fault], fault: Fault) -> None:
+    if fault.state == "ended" or fault.fault_id not in known:
+        known[fault.fault_id] = fault
 
 
 def _note_host(hosts: dict[str, str], record: Record) -> None:
@@ -211,7 +199,7 @@ def _episodes(faults: Mapping[str, Fault], end_ns: int) -> list[Episode]:
 
 
 def _extent(
-    points: Mapping[str, list[Point]], incidents: list[Incident], faults: Mapping[str, Fault]
+    points: Mapping[str, Points], incidents: list[Incident], faults: Mapping[str, Fault]
 ) -> tuple[int, int]:
     moments = [
         *(found[0].begin_ns for found in points.values()),

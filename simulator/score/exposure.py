@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from simulator.score.collect import Point
+from simulator.score.columns import Point
 
 # Between two batches further apart than this the engine had nothing to do.
 IDLE_NS = 30_000_000_000
@@ -13,14 +13,18 @@ Span = tuple[int, int]
 
 
 def watched(points: Sequence[Point]) -> list[Span]:
-    """Give the spans in which an engine worked, from its first judged batch on."""
-    first = next((n for n, one in enumerate(points) if one.verdict != "unknown"), len(points))
+    """Give the spans in which an engine worked and its batches were judged."""
     spans: list[Span] = []
-    for point in points[first:]:
-        if spans and point.begin_ns - spans[-1][1] <= IDLE_NS:
+    goes_on = False
+    for point in points:
+        if point.verdict == "unknown":
+            goes_on = False
+            continue
+        if goes_on and point.begin_ns - spans[-1][1] <= IDLE_NS:
             spans[-1] = (spans[-1][0], max(spans[-1][1], point.end_ns))
         else:
             spans.append((point.begin_ns, point.end_ns))
+        goes_on = True
     return spans
 
 

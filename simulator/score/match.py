@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
+from schemas.incidents import Incident
 from schemas.records import Fault
-from simulator.score.collect import Episode, Incident, Observed, Point
+from simulator.score.collect import Episode, Observed
+from simulator.score.columns import Point
 from simulator.score.options import Options
 from simulator.score.points import bucket_of, longest_ns_of, overlapping
 
 Status = Literal["found", "covered", "missed", "unscored"]
 """Covered: an earlier incident was still open, so that no other could fire; it counts as missed.
-Unscored: the engine had no batch meanwhile, so that nobody could have felt the fault."""
+Unscored: nobody could have felt the fault, for the engine had nothing to do; or nobody knows when
+it ended."""
+
+# An engine whose last batch ended so shortly before a fault was at work when it began.
+BUSY_NS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -25,7 +31,7 @@ class Outcome:
     Attributes:
         deadline_ns: Until when an incident counts as its answer.
 
-        duplicates: Further incidents that fired within the same fault.
+        duplicates: Further incidents that fired before its end.
 
         causes: Right answers: the fault's own, and those of others that the incident answers too.
 
@@ -36,7 +42,7 @@ class Outcome:
 
         since_begin_ns: From the fault's begin to the batch that made it fire.
 
-        delivery_ns: From that batch's end to the alert.
+        delivery_ns: From that batch's end to the alert; None where no live worker told it.
 
         effect: Median of duration / expected over the batches within the fault; where only some
             are hit, the ratio of the sums.
@@ -70,11 +76,20 @@ class Outcome:
         """Whether an incident fired in time."""
         return self.status == "found"
 
+    @property
+    def over_ns(self) -> int:
+        """From when on an incident is false as if the fault had never been."""
+        if self.incident is None:
+            return self.deadline_ns
+        return max(self.end_ns, self.incident.fired_ns)
+
     def is_material(self, ratio: float) -> bool:
-        """Tell whether its effect is one that users feel; the true effect counts if known."""
+        """Tell whether its effect is one that users feel.
+
+        Only the truth can tell: by what the analysis expected, it would choose its own exam.
+        """
         true_ratio = self.fault.true_ratio
-        effect = self.effect if true_ratio is None else true_ratio
-        return effect is not None and effect >= ratio
+        return true_ratio is not None and true_ratio >= ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +109,26 @@ class FalseIncident:
 
 @dataclass(slots=True)
 class Matching:
-    """Everything that was expected, and everything that was not."""
+    """Everything that was expected, and everything that was not.
+
+    Attributes:
+        late: Incidents that began within a fault or its grace, and fired after the grace.
+
+        unasked: Those that fired in a fault that is not scored.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     false: list[FalseIncident] = field(default_factory=list)
     late: list[Incident] = field(default_factory=list)
+    unasked: list[Incident] = field(default_factory=list)
 
 
 def match(observed: Observed, options: Options) -> Matching:
     """Answer each fault with the first incident that fires in its time, engine by engine."""
     matching = Matching()
+    is_live = _is_live(observed.incidents)
     for engine_id in _engines(observed):
-        points = observed.points.get(engine_id, [])
+        points = observed.points.get(engine_id, ())
         longest_ns = longest_ns_of(points)
         incidents = [one for one in observed.incidents if one.engine_id == engine_id]
         outcomes = [
@@ -116,7 +139,7 @@ def match(observed: Observed, options: Options) -> Matching:
         for incident in incidents:
             _assign(matching, incident, outcomes, controls, points, options)
         for outcome in outcomes:
-            _judge(outcome, points, incidents)
+            _judge(outcome, points, incidents, is_live=is_live)
         matching.outcomes += outcomes
     return matching
 
@@ -140,17 +163,29 @@ def _outcome(
 ) -> Outcome:
     places = overlapping(points, episode.begin_ns, episode.end_ns, longest_ns)
     within = [points[place] for place in places]
+    is_felt = bool(within) or _was_busy(points, episode.begin_ns)
     return Outcome(
         fault=episode.fault,
         engine_id=engine_id,
         begin_ns=episode.begin_ns,
         end_ns=episode.end_ns,
         deadline_ns=deadline_of(episode, points, options),
-        status="missed" if within else "unscored",
+        status="missed" if is_felt and episode.finished else "unscored",
         causes=frozenset(episode.fault.causes),
         effect=_effect(within, intermittent=episode.fault.intermittent),
         bucket=_usual_bucket(within),
     )
+
+
+def _is_live(incidents: Sequence[Incident]) -> bool:
+    """Tell whether alerts have the time of a clock; in a replay it is that of the batches."""
+    delays = [one.told_ns - one.fired_ns for one in incidents if one.told_ns is not None]
+    return bool(delays) and median(delays) > 0
+
+
+def _was_busy(points: Sequence[Point], moment_ns: int) -> bool:
+    last = bisect_right(points, moment_ns, key=lambda point: point.end_ns) - 1
+    return last >= 0 and moment_ns - points[last].end_ns <= BUSY_NS
 
 
 def _effect(points: Sequence[Point], *, intermittent: bool) -> float | None:
@@ -177,8 +212,11 @@ def _assign(
 ) -> None:
     fired_ns = incident.fired_ns
     candidates = _candidates(outcomes, fired_ns)
-    if candidates:
-        _answer(candidates, incident)
+    asked = [one for one in candidates if one.scored]
+    if asked:
+        _answer(asked, incident)
+    elif candidates:
+        matching.unasked.append(incident)
     elif any(one.begin_ns <= incident.begin_ns <= one.deadline_ns < fired_ns for one in outcomes):
         matching.late.append(incident)
     else:
@@ -194,12 +232,14 @@ def _assign(
 
 
 def _candidates(outcomes: Sequence[Outcome], fired_ns: int) -> list[Outcome]:
-    """Give the faults that act when an incident fires; if none does, the last one before."""
+    """Give the faults that act when an incident fires; else the last one without an answer."""
     active = [one for one in outcomes if one.begin_ns <= fired_ns <= one.end_ns]
     if active:
         return active
-    just_over = [one for one in outcomes if one.end_ns < fired_ns <= one.deadline_ns]
-    return [max(just_over, key=lambda one: one.end_ns)] if just_over else []
+    just_over = [
+        one for one in outcomes if one.end_ns < fired_ns <= one.deadline_ns and one.incident is None
+    ]
+    return [max(just_over, key=lambda one: (one.scored, one.end_ns))] if just_over else []
 
 
 def _answer(candidates: Sequence[Outcome], incident: Incident) -> None:
@@ -218,9 +258,13 @@ def _requests_at(points: Sequence[Point], moment_ns: int) -> int | None:
     return points[last].requests if last >= 0 else None
 
 
-def _judge(outcome: Outcome, points: Sequence[Point], incidents: Sequence[Incident]) -> None:
+def _judge(
+    outcome: Outcome, points: Sequence[Point], incidents: Sequence[Incident], *, is_live: bool
+) -> None:
     if outcome.incident is not None:
         _time(outcome, outcome.incident, points)
+        if is_live and outcome.incident.told_ns is not None:
+            outcome.delivery_ns = outcome.incident.told_ns - outcome.incident.fired_ns
     elif any(one.is_open_at(outcome.begin_ns) for one in incidents) and outcome.scored:
         outcome.status = "covered"
 
@@ -233,5 +277,3 @@ def _time(outcome: Outcome, incident: Incident, points: Sequence[Point]) -> None
     ended = first < len(points) and points[first].end_ns <= incident.fired_ns
     reference_ns = points[first].end_ns if ended else outcome.begin_ns
     outcome.lag_ns = incident.fired_ns - reference_ns
-    if incident.told_ns is not None:
-        outcome.delivery_ns = incident.told_ns - incident.fired_ns

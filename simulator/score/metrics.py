@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from simulator.score.confidence import Estimate, bootstrap_f1, f1_of, quantile, rate, share
+from simulator.score.confidence import Estimate, f1, quantile, rate, share
 from simulator.score.match import FalseIncident, Outcome
 from simulator.score.options import Options
 from simulator.score.points import Counts, Key
@@ -23,7 +23,8 @@ class PointScore:
     Attributes:
         coverage: Share of the labelled batches that anybody judged.
 
-        unscored: Batches around the begin or end of a fault, or within an intermittent one.
+        unscored: Batches without a label: around the begin or end of a fault, and within one that
+            is intermittent, has no effect, or has no end.
     """
 
     tp: int
@@ -44,15 +45,21 @@ class IncidentScore:
     """How faults were answered.
 
     Attributes:
-        expected: Faults times the engines that felt them.
+        expected: Faults times the engines that felt them; ``found`` counts so, too. Intervals are
+            those of as many observations as there are faults.
+
+        faults: How many different ones these are.
 
         covered: Missed because an earlier incident was still open.
 
-        unscored: Expected, but the engine had no batch meanwhile; counted nowhere else.
+        unscored: Faults that nobody could find, or that have no end; counted nowhere else.
 
-        duplicates: Further incidents within an answered fault; neither right nor false.
+        duplicates: Further incidents before the end of an answered fault; neither right nor false.
 
-        late: Incidents that began within a fault and fired after its grace; neither, too.
+        incidents_per_found: Incidents per fault that was found, these included.
+
+        late: Incidents that began within a fault or its grace, and fired after the grace; neither,
+            too.
 
         drift_mistaken: False ones that fired within a control.
 
@@ -60,10 +67,12 @@ class IncidentScore:
     """
 
     expected: int
+    faults: int
     found: int
     covered: int
     unscored: int
     duplicates: int
+    incidents_per_found: float | None
     late: int
     false: int
     drift_mistaken: int
@@ -92,7 +101,8 @@ class CauseScore:
     """How often the cause was right: over the faults found, and (``..._of_all``) over all.
 
     Attributes:
-        right_first: By the last word before the incident was resolved.
+        right_first: By the last word before the incident was resolved. Where faults overlap, any
+            cause of those at work is right in the whole, and only its own in the row of a fault.
 
         named: How often each cause was that last word.
     """
@@ -170,6 +180,7 @@ class Part:
     false: Sequence[FalseIncident] = ()
     late: int = 0
     healthy_ns: int = 0
+    own_causes: bool = False
 
     def tallied(self, keep: Callable[[Key], bool]) -> dict[Key, Counts]:
         """Give the counts under the keys to keep."""
@@ -186,7 +197,7 @@ def group(part: Part, options: Options) -> Group:
         points=point_score(part.tallies, options),
         incidents=incident_score(part, options),
         lag=lag_score([one for one in part.outcomes if one.found], options),
-        causes=cause_score(part.outcomes),
+        causes=cause_score(part.outcomes, own=part.own_causes),
         effect=_effect_score(part.outcomes, options),
     )
 
@@ -205,8 +216,7 @@ def point_score(tallies: Mapping[Key, Counts], options: Options) -> PointScore:
             engines[key.engine_id] += counts.fp
     negatives, positives = all_of.fp + all_of.tn, all_of.tp + all_of.fn
     both = bool(negatives and positives)
-    pairs = [(hits, misses) for hits, misses in faults.values()]
-    ends = bootstrap_f1(pairs, [*engines.values()], options.resamples, options.seed)
+    units = [(hits, misses, hits) for hits, misses in faults.values()]
     return PointScore(
         tp=all_of.tp,
         fp=all_of.fp,
@@ -216,9 +226,7 @@ def point_score(tallies: Mapping[Key, Counts], options: Options) -> PointScore:
         unscored=all_of.unscored,
         precision=share(all_of.tp, all_of.tp + all_of.fp) if both else Estimate(),
         recall=share(all_of.tp, positives),
-        f1=Estimate(f1_of(all_of.tp, all_of.fn, all_of.fp), *ends, all_of.scored)
-        if both
-        else Estimate(),
+        f1=f1(units, [*engines.values()], options.resamples, options.seed) if both else Estimate(),
         false_positive_rate=share(all_of.fp, negatives),
         coverage=share(all_of.scored - all_of.unknown, all_of.scored),
     )
@@ -231,24 +239,26 @@ def incident_score(part: Part, options: Options) -> IncidentScore:
     answers = {one.incident.incident_id for one in found if one.incident is not None}
     # Without any time free of faults nothing could be false.
     both = bool(scored) and (part.healthy_ns > 0 or bool(part.false))
-    value = None
-    if both:
-        value = _harmonic(len(answers), len(part.false), len(found), len(scored))
+    duplicates = sum(one.duplicates for one in part.outcomes)
     weeks = part.healthy_ns / WEEK_NS
     return IncidentScore(
         expected=len(scored),
+        faults=_faults_of(scored),
         found=len(found),
         covered=sum(one.status == "covered" for one in scored),
         unscored=len(part.outcomes) - len(scored),
-        duplicates=sum(one.duplicates for one in part.outcomes),
+        duplicates=duplicates,
+        incidents_per_found=(len(answers) + duplicates) / len(answers) if answers else None,
         late=part.late,
         false=len(part.false),
         drift_mistaken=sum(one.control is not None for one in part.false),
-        precision=share(len(answers), len(answers) + len(part.false)) if both else Estimate(),
-        recall=share(len(found), len(scored)),
-        f1=Estimate(value, *_f1_ends(scored, part.false, options), len(scored))
+        precision=share(
+            len(answers), len(answers) + len(part.false), _faults_of(found) + len(part.false)
+        )
         if both
         else Estimate(),
+        recall=share(len(found), len(scored), _faults_of(scored)),
+        f1=_f1(scored, part.false, options) if both else Estimate(),
         engine_weeks=weeks,
         false_per_engine_week=rate(len(part.false), weeks),
     )
@@ -257,9 +267,14 @@ def incident_score(part: Part, options: Options) -> IncidentScore:
 def lag_score(found: Sequence[Outcome], options: Options) -> LagScore:
     """Compute quantiles of how long it took."""
 
+    names = [one.fault.fault_id for one in found]
+
     def of(values: Iterable[float | None], q: float) -> Estimate:
-        known = [value for value in values if value is not None]
-        return quantile(known, q, options.resamples, options.seed)
+        known = [
+            (value, name) for value, name in zip(values, names, strict=True) if value is not None
+        ]
+        units = [name for _, name in known]
+        return quantile([value for value, _ in known], q, options.resamples, options.seed, units)
 
     batches = [one.lag_batches for one in found]
     lags = [_ms(one.lag_ns) for one in found]
@@ -275,43 +290,56 @@ def lag_score(found: Sequence[Outcome], options: Options) -> LagScore:
     )
 
 
-def cause_score(outcomes: Sequence[Outcome]) -> CauseScore:
-    """Compute how often the cause was right; a fault that names no cause is left out."""
+def cause_score(outcomes: Sequence[Outcome], *, own: bool = False) -> CauseScore:
+    """Compute how often the cause was right; a fault that names no cause is left out.
+
+    Args:
+        outcomes: Of the faults in question.
+
+        own: Whether only a fault's own causes are right, not those of others at work.
+    """
     asked = [one for one in outcomes if one.scored and one.fault.causes]
     found = [one for one in asked if one.found]
-    last = sum(right_first(one) for one in found)
-    three = sum(right_in_three(one) for one in found)
+    last = sum(right_first(one, own=own) for one in found)
+    three = sum(right_in_three(one, own=own) for one in found)
+    many, all_of_them = _faults_of(found), _faults_of(asked)
     named = [one.incident.causes[0] for one in found if one.incident is not None]
     return CauseScore(
-        right_first=share(last, len(found)),
-        right_at_firing=_right_at_firing(found),
-        right_in_three=share(three, len(found)),
-        unknown=share(named.count("unknown"), len(found)),
-        right_first_of_all=share(last, len(asked)),
-        right_in_three_of_all=share(three, len(asked)),
+        right_first=share(last, len(found), many),
+        right_at_firing=_right_at_firing(found, own=own),
+        right_in_three=share(three, len(found), many),
+        unknown=share(named.count("unknown"), len(found), many),
+        right_first_of_all=share(last, len(asked), all_of_them),
+        right_in_three_of_all=share(three, len(asked), all_of_them),
         named=dict(Counter(named).most_common()),
     )
 
 
-def right_first(outcome: Outcome) -> bool:
+def right_first(outcome: Outcome, *, own: bool = False) -> bool:
     """Tell whether the last word named a right cause."""
-    return outcome.incident is not None and outcome.incident.causes[0] in outcome.causes
+    incident = outcome.incident
+    return incident is not None and incident.causes[0] in _right(outcome, own=own)
 
 
-def right_in_three(outcome: Outcome) -> bool:
+def right_in_three(outcome: Outcome, *, own: bool = False) -> bool:
     """Tell whether a right cause was among the first three of the last word."""
     incident = outcome.incident
-    return incident is not None and not outcome.causes.isdisjoint(incident.causes[:3])
+    return incident is not None and not _right(outcome, own=own).isdisjoint(incident.causes[:3])
 
 
-def _right_at_firing(found: Sequence[Outcome]) -> Estimate:
+def _right(outcome: Outcome, *, own: bool) -> frozenset[str]:
+    return frozenset(outcome.fault.causes) if own else outcome.causes
+
+
+def _right_at_firing(found: Sequence[Outcome], *, own: bool) -> Estimate:
     """An incident that fired before the recording began told nobody here a cause."""
-    told = [
-        (one.causes, one.incident.causes_at_firing[0])
-        for one in found
-        if one.incident is not None and one.incident.causes_at_firing
-    ]
-    return share(sum(cause in right for right, cause in told), len(told))
+    told = [one for one in found if one.incident is not None and one.incident.causes_at_firing]
+    right = sum(
+        one.incident.causes_at_firing[0] in _right(one, own=own)
+        for one in told
+        if one.incident is not None
+    )
+    return share(right, len(told), _faults_of(told))
 
 
 def _effect_score(outcomes: Sequence[Outcome], options: Options) -> EffectScore:
@@ -324,24 +352,24 @@ def _effect_score(outcomes: Sequence[Outcome], options: Options) -> EffectScore:
     )
 
 
-def _harmonic(answers: int, false: int, found: int, expected: int) -> float:
+def _faults_of(outcomes: Iterable[Outcome]) -> int:
+    """Count the faults: what one does to several engines is not independent."""
+    return len({one.fault.fault_id for one in outcomes})
+
+
+def _f1(scored: Sequence[Outcome], false: Sequence[FalseIncident], options: Options) -> Estimate:
     """F1 of precision over incidents and recall over faults: one incident may answer two."""
-    if not answers or not expected:
-        return 0.0
-    precision, recall = answers / (answers + false), found / expected
-    return 2 * precision * recall / (precision + recall)
-
-
-def _f1_ends(
-    scored: Sequence[Outcome], false: Sequence[FalseIncident], options: Options
-) -> tuple[float | None, float | None]:
-    faults: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    answered = Counter(one.incident.incident_id for one in scored if one.found and one.incident)
+    faults: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
     for outcome in scored:
-        faults[outcome.fault.fault_id][not outcome.found] += 1
+        unit = faults[outcome.fault.fault_id]
+        unit[not outcome.found] += 1
+        if outcome.found and outcome.incident is not None:
+            unit[2] += 1 / answered[outcome.incident.incident_id]
     wrong = Counter({one.engine_id: 0 for one in scored})
     wrong.update(one.incident.engine_id for one in false)
-    pairs = [(hits, misses) for hits, misses in faults.values()]
-    return bootstrap_f1(pairs, [*wrong.values()], options.resamples, options.seed)
+    units = [(hits, misses, answers) for hits, misses, answers in faults.values()]
+    return f1(units, [*wrong.values()], options.resamples, options.seed)
 
 
 def _ms(ns: int | None) -> float | None:

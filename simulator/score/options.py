@@ -19,7 +19,9 @@ class Options:
 
         grace_most_ns: ... but never later than this.
 
-        material_ratio: From this effect on a fault counts as one that users feel.
+        material_ratio: From this true effect on a fault counts as one that users feel.
+
+        least_ratio: Up to this true effect nobody can say whether a batch is slow by a fault.
 
         resamples: Of each bootstrap interval.
 
@@ -31,5 +33,6 @@ class Options:
     grace_batches: int = 20
     grace_most_ns: int = 30 * SECOND_NS
     material_ratio: float = 1.05
+    least_ratio: float = 1.01
     resamples: int = 1000
     seed: int = 1

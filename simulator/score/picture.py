@@ -33,7 +33,7 @@ def draw(score: Score, path: Path) -> None:
     _heat(
         figure.add_subplot(grid[0, 0]),
         score,
-        "Faults found (share, number)",
+        "Faults found, per engine (share, number of faults)",
         lambda group: (group.incidents.recall.value, group.incidents.recall.n),
     )
     _heat(
@@ -83,7 +83,9 @@ def _heat(
 
 
 def _lags(axes: Any, score: Score) -> None:
-    axes.set_title("From the first slow batch to the incident", loc="left", fontsize=11)
+    axes.set_title(
+        "From the end of the fault's first batch to the incident", loc="left", fontsize=11
+    )
     found = [one for one in score.outcomes if one.found]
     if not found:
         empty(axes, "no fault was found")
@@ -117,7 +119,9 @@ def _lags(axes: Any, score: Score) -> None:
 def _false(axes: Any, score: Score) -> None:
     rate = score.overall.incidents.false_per_engine_week
     weeks = score.overall.incidents.engine_weeks
-    told = "" if rate.value is None else f": {rate.value:,.1f} per engine-week"
+    told = "" if rate.value is None else f"\n{_number(rate.value)} per engine-week"
+    if rate.low is not None and rate.high is not None:
+        told += f" [{_number(rate.low)}, {_number(rate.high)}]"
     axes.set_title(
         f"False incidents: {len(score.false)} in {weeks * 168:.3g} engine-hours{told}",
         loc="left",
@@ -146,6 +150,10 @@ def _false(axes: Any, score: Score) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, hours * scale)
     axes.set_xlabel(f"time, {unit} (bars: controls; crosses: false incidents)")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def of_values(values: Sequence[float | None]) -> list[float]:

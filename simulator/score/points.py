@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from simulator.score.collect import Episode, Observed, Point
+from simulator.score.collect import Episode, Observed
+from simulator.score.columns import Point
 from simulator.score.options import Options
 
 
@@ -100,7 +101,7 @@ def count_points(observed: Observed, options: Options) -> dict[Key, Counts]:
             points,
             observed.episodes_of(engine_id, "fault"),
             observed.episodes_of(engine_id, "control"),
-            options.guard_ns,
+            options,
         )
         for point, found in zip(points, labels, strict=True):
             key = Key(engine_id, found.faults, found.control, bucket_of(point.requests))
@@ -109,14 +110,18 @@ def count_points(observed: Observed, options: Options) -> dict[Key, Counts]:
 
 
 def label(
-    points: Sequence[Point], faults: Iterable[Episode], controls: Iterable[Episode], guard_ns: int
+    points: Sequence[Point],
+    faults: Iterable[Episode],
+    controls: Iterable[Episode],
+    options: Options,
 ) -> list[Label]:
     """Say of each batch whether a fault made it slow.
 
     One that lies wholly inside a steady fault is slow, whatever else begins or ends there. One
-    within the guard time around a fault's begin or end, or within an intermittent fault, has no
-    label. All others are not slow.
+    within the guard time around a fault's begin or end, or within a fault that hits only some or
+    nobody knows which, has no label. All others are not slow.
     """
+    guard_ns = options.guard_ns
     labels = [HEALTHY] * len(points)
     longest_ns = longest_ns_of(points)
     for episode in controls:
@@ -124,10 +129,18 @@ def label(
             labels[place] = Label(slow=False, control=episode.fault.name)
     for episode in faults:
         begin_ns, end_ns = episode.begin_ns - guard_ns, episode.end_ns + guard_ns
+        is_steady = _slows_each_batch(episode, options)
         for place in overlapping(points, begin_ns, end_ns, longest_ns):
-            inside = not episode.fault.intermittent and _is_inside(points[place], episode, guard_ns)
+            inside = is_steady and _is_inside(points[place], episode, guard_ns)
             labels[place] = _with(labels[place], episode.fault.fault_id, inside=inside)
     return labels
+
+
+def _slows_each_batch(episode: Episode, options: Options) -> bool:
+    fault = episode.fault
+    has_effect = fault.true_ratio is None or fault.true_ratio > options.least_ratio
+    # Without an end nobody knows for how long it was at work.
+    return episode.finished and has_effect and not fault.intermittent
 
 
 def _with(before: Label, fault_id: str, *, inside: bool) -> Label:
@@ -151,9 +164,6 @@ def overlapping(points: Sequence[Point], begin_ns: int, end_ns: int, longest_ns:
 
 def _is_inside(point: Point, episode: Episode, guard_ns: int) -> bool:
     begin_ns, end_ns = episode.begin_ns + guard_ns, episode.end_ns - guard_ns
-    if not episode.finished:
-        # The recording ended first: there is no end to guard against.
-        end_ns = episode.end_ns
     return begin_ns <= point.begin_ns and point.end_ns <= end_ns
 
 

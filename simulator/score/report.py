@@ -30,10 +30,15 @@ POINTS: dict[str, Writer] = {
     "judged batches": lambda group: percent(group.points.coverage, 1),
 }
 INCIDENTS: dict[str, Writer] = {
-    "faults found": lambda group: f"{group.incidents.found} of {group.incidents.expected}",
+    "faults found, per engine": lambda group: (
+        f"{group.incidents.found} of {group.incidents.expected} (faults: {group.incidents.faults})"
+    ),
     "incident precision": lambda group: shown(group.incidents.precision),
     "incident recall": lambda group: shown(group.incidents.recall),
     "incident F1": lambda group: shown(group.incidents.f1),
+    "incidents per fault found": lambda group: shown(
+        Estimate(group.incidents.incidents_per_found), digits=2
+    ),
     "duplicates": lambda group: str(group.incidents.duplicates),
     "covered by an older one": lambda group: str(group.incidents.covered),
     "false incidents": lambda group: str(group.incidents.false),
@@ -141,11 +146,14 @@ def _heading(score: Score) -> str:
 def _whole(score: Score) -> Table:
     table = Table(title="All, and those that users feel", title_justify="left")
     ratio = score.options.material_ratio
-    for name in ("", "all faults", f"faults of x{ratio:g} and more"):
+    for name in ("", "all faults", f"faults that slow batches by {ratio:g} and more"):
         table.add_column(name)
+    is_known = score.material.incidents.expected > 0
     for section in (POINTS, INCIDENTS, LAGS, CAUSES):
         for name, write in section.items():
-            table.add_row(name, write(score.overall), write(score.material))
+            table.add_row(
+                name, write(score.overall), write(score.material) if is_known else NOTHING
+            )
         table.add_section()
     return table
 
@@ -227,8 +235,8 @@ def _notes(score: Score) -> Iterable[str]:
     if score.by_fault:
         yield (
             "Precision and F1 belong to the whole: a false alarm is of no fault. Batches in a row "
-            "are alike, so intervals over batches are too narrow; those of F1 "
-            "draw whole faults and engines."
+            "are alike, so intervals over batches are too narrow; those of F1 and of the lag draw "
+            "whole faults, and those of found faults and causes are of as many as there are faults."
         )
 
 

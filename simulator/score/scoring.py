@@ -26,10 +26,14 @@ def score(records: Iterable[Record], options: Options | None = None) -> Score:
 
         options: How strictly.
     """
+    return score_observed(collect(records), options)
+
+
+def score_observed(observed: Observed, options: Options | None = None) -> Score:
+    """Likewise, of records that are collected already."""
     options = options or Options()
-    observed = collect(records)
     matching = match(observed, options)
-    healthy = _healthy(observed, options)
+    healthy = _healthy(observed, matching)
     whole = Part(
         tallies=count_points(observed, options),
         outcomes=matching.outcomes,
@@ -82,9 +86,8 @@ class _Groups:
     def of_faults(self, keep: Callable[[Outcome], bool]) -> Group:
         """Give the figures of some faults; nothing in them can be false."""
         outcomes = self.whole.expected(keep)
-        ids = {one.fault.fault_id for one in outcomes}
-        tallies = self.whole.tallied(lambda key: not ids.isdisjoint(key.faults))
-        return group(Part(tallies=tallies, outcomes=outcomes), self.options)
+        tallies = self.whole.tallied(_is_of(outcomes))
+        return group(Part(tallies=tallies, outcomes=outcomes, own_causes=True), self.options)
 
     def severities_of(self, name: str) -> dict[str, Group]:
         """Give those of one fault by severity."""
@@ -100,11 +103,9 @@ class _Groups:
         """Give the figures of the faults that matter, among all that is healthy."""
         ratio = self.options.material_ratio
         outcomes = self.whole.expected(lambda one: one.is_material(ratio))
-        ids = {one.fault.fault_id for one in outcomes}
+        is_of = _is_of(outcomes)
         part = Part(
-            tallies=self.whole.tallied(
-                lambda key: not key.faults or not ids.isdisjoint(key.faults)
-            ),
+            tallies=self.whole.tallied(lambda key: not key.faults or is_of(key)),
             outcomes=outcomes,
             false=self.whole.false,
             late=self.whole.late,
@@ -128,6 +129,11 @@ class _Groups:
         }
 
 
+def _is_of(outcomes: Iterable[Outcome]) -> Callable[[Key], bool]:
+    pairs = {(one.fault.fault_id, one.engine_id) for one in outcomes}
+    return lambda key: any((fault, key.engine_id) in pairs for fault in key.faults)
+
+
 def _is_named(name: str, severity: str | None = None) -> Callable[[Outcome], bool]:
     return lambda one: one.fault.name == name and severity in (None, severity_of(one))
 
@@ -144,16 +150,13 @@ def _is_healthy_in(control: str) -> Callable[[Key], bool]:
     return lambda key: not key.faults and (key.control or NORMAL) == control
 
 
-def _healthy(observed: Observed, options: Options) -> dict[str, list[Span]]:
-    """Give for each engine when it was watched and no fault was at work."""
+def _healthy(observed: Observed, matching: Matching) -> dict[str, list[Span]]:
+    """Give for each engine when it was watched and every incident would have been false."""
+    holes: dict[str, list[Span]] = {}
+    for one in matching.outcomes:
+        holes.setdefault(one.engine_id, []).append((one.begin_ns, one.over_ns))
     return {
-        engine_id: without(
-            watched(points),
-            [
-                (fault.begin_ns, deadline_of(fault, points, options))
-                for fault in observed.episodes_of(engine_id, "fault")
-            ],
-        )
+        engine_id: without(watched(points), holes.get(engine_id, ()))
         for engine_id, points in observed.points.items()
     }
 
@@ -184,7 +187,7 @@ def _by_control(
 
 
 def _window(episode: Episode, observed: Observed, engine_id: str, options: Options) -> Span:
-    points = observed.points.get(engine_id, [])
+    points = observed.points.get(engine_id, ())
     return episode.begin_ns, deadline_of(episode, points, options)
 
 
@@ -195,7 +198,12 @@ def _notes(observed: Observed, matching: Matching, whole: Part) -> Iterable[str]
     faults = [one for one in observed.episodes if one.fault.kind == "fault"]
     for episode in observed.episodes:
         name = f"{episode.fault.name} ({episode.fault.fault_id})"
-        if not episode.finished:
+        if not episode.finished and episode.fault.kind == "fault":
+            yield (
+                f"{name} has no end in the recording: it is not scored, nor is anything alone in "
+                "the time from its begin on."
+            )
+        elif not episode.finished:
             yield f"{name} has no end in the recording: it counts until the recording's."
         if episode.fault.error:
             yield f"{name} told an error: {episode.fault.error}"
@@ -206,15 +214,25 @@ def _notes(observed: Observed, matching: Matching, whole: Part) -> Iterable[str]
                 "no engine is recorded: it is not scored."
             )
     for outcome in matching.outcomes:
-        if not outcome.scored:
+        if not outcome.scored and outcome.fault.end_ns is not None:
             yield (
-                f"{outcome.engine_id} had no batch during {outcome.fault.name} "
+                f"{outcome.engine_id} had no batch shortly before and during {outcome.fault.name} "
                 f"({outcome.fault.fault_id}): it is not scored."
             )
     if matching.late:
         yield f"{len(matching.late)} incidents of a fault fired after its grace: neither counts."
+    if matching.unasked:
+        yield f"{len(matching.unasked)} incidents fired in faults that are not scored: none counts."
     if any(one.unscored for one in whole.tallies.values()):
-        yield "Batches around the begin or end of a fault, or in an intermittent one: no label."
+        yield (
+            "No label have batches around the begin or end of a fault, and those in one that is "
+            "intermittent or slows nothing."
+        )
+    if matching.outcomes and all(one.fault.true_ratio is None for one in matching.outcomes):
+        yield (
+            "No fault tells its true ratio: those that slow batches cannot be told apart, for what "
+            "the analysis expected must not decide what it is asked."
+        )
 
 
 def _what_is_missing(observed: Observed) -> Iterable[str]:

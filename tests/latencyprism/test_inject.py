@@ -20,9 +20,9 @@ from schemas.recording import read_recording
 from schemas.records import Fault
 from schemas.topics import FAULTS
 from simulator.faults import available, load
-from simulator.faults.journal import Journal, Journals, boot_id
-from simulator.faults.steps import Run, Step, Write
-from simulator.faults.undo import marked
+from simulator.injection.journal import Journal, Journals, boot_id
+from simulator.injection.steps import Run, Step, Write
+from simulator.injection.undo import marked
 
 ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Journals of our own, so that nobody else's injections are undone."""
     path = tmp_path / "journals"
     for module in ("journal", "run"):
-        monkeypatch.setattr(f"simulator.faults.{module}.usual_folder", lambda: path)
+        monkeypatch.setattr(f"simulator.injection.{module}.usual_folder", lambda: path)
     return path
 
 
@@ -101,7 +101,7 @@ def test_the_list_for_programs_has_all_that_a_fault_declares(run: Inject) -> Non
 def test_a_dry_run_shows_each_step_and_its_undo_and_does_nothing(run: Inject, folder: Path) -> None:
     status, out, err = run("cpu_squeeze", "--dry-run", "--intensity", "1.5", "--seconds", "7")
     assert (status, err) == (0, "")
-    assert "simulator.faults.worker cpu_squeeze" in out
+    assert "simulator.injection.worker cpu_squeeze" in out
     assert "undo: kill them" in out
     assert "all undone after 7 s" in out
     assert not folder.exists()
@@ -147,10 +147,13 @@ def test_all_reasons_are_told_at_once(run: Inject) -> None:
     assert err.count("\n") == 1
 
 
-def test_without_kafka_nothing_is_injected(run: Inject, tmp_path: Path, folder: Path) -> None:
+def test_without_kafka_nothing_is_injected(
+    run: Inject, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("confluent_kafka", reason="pip install 'latencyprism[collect]'")
     config = tmp_path / "latencyprism.toml"
     config.write_text('[kafka]\nbootstrap_servers = "127.0.0.1:1"\n')
+    monkeypatch.setattr("streams.broker.ANSWER_SECONDS", 0.3)
     status, out, err = run("cpu_squeeze", "--seconds", "1", "--config", str(config))
     assert (status, out) == (2, "")
     assert "nothing was injected" in err
@@ -259,11 +262,21 @@ def test_undo_undoes_what_was_left_and_says_so(run: Inject, folder: Path, tmp_pa
     assert run("--undo")[:2] == (0, "nothing was left behind\n")
 
 
+def test_undo_of_a_journal_that_cannot_be_read_is_exit_1_with_what_to_do(
+    run: Inject, folder: Path
+) -> None:
+    Journals(folder)
+    (folder / "0.journal").write_text('{"version": 2}')
+    status, out, _ = run("--undo")
+    assert status == 1
+    assert f"{folder / '0.journal'} is broken, not yours, or of another version: run that" in out
+
+
 @pytest.mark.process
 def test_undo_that_fails_is_exit_1_with_the_command_to_run_by_hand(
     run: Inject, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulator.faults.undo.PAUSES_SECONDS", (0.0,))
+    monkeypatch.setattr("simulator.injection.undo.PAUSES_SECONDS", (0.0,))
     leave_behind(folder, Run(argv=("true",), undo_argv=("false", "now")))
     status, out, _ = run("--undo")
     assert status == 1

@@ -122,6 +122,30 @@ def test_engines_and_times_can_be_chosen(
     assert until["iterations"] + after["iterations"] == 1800
 
 
+def test_a_file_may_follow_the_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = sorted([*records("host:1"), *records("host:2")], key=seen_ns)
+    path = recorded(tmp_path / "stream", both)
+    assert list(told(capsys, "--engine", "host:2", path)["verdicts"]) == ["host:2"]
+    found = told(capsys, "--engine", "host:2", "--engine", "host:1", path)
+    assert list(found["verdicts"]) == ["host:1", "host:2"]
+
+
+def test_an_incident_at_the_end_of_a_stream_is_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from streams.offline import Offline
+
+    cut = records()[:-400]
+    path = recorded(tmp_path / "cut", cut)
+    (incident,) = told(capsys, path)["incidents"]
+    assert incident["end_ns"] > seen_ns(cut[-1])
+    # A recording of the live results was cut at the same place, and has it open.
+    offline = Offline()
+    live = [one for record in cut for one in offline.feed(record)]
+    both = recorded(tmp_path / "both", [*cut, *live])
+    assert told(capsys, both, "--compare", "recorded")["difference"]["equal"]
+
+
 def test_a_speed_paces_the_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     feed = Feed()
     path = recorded(tmp_path / "stream", [feed.engine(), *feed.batches(60)])
@@ -164,13 +188,17 @@ def test_a_failed_replay_leaves_no_results(
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ([], "give either the FILE of a recording (before any --engine), or --kafka"),
+        ([], "give either the FILE of a recording, or --kafka"),
         (
             ["stream", "--kafka"],
-            "give either the FILE of a recording (before any --engine), or --kafka",
+            "give either the FILE of a recording, or --kafka",
         ),
         (["stream", "--fail-on-difference"], "needs --compare"),
         (["stream", "--to", "stream"], "choose another file"),
+        (["stream", "--to", "./stream"], "choose another file"),
+        (["stream", "--to", "link"], "choose another file"),
+        (["stream", "--compare", "other", "--to", "../here/other"], "choose another file"),
+        (["stream", "--config", "c.toml"], "--config is read with --kafka alone"),
         (["stream", "--speed", "0"], "give a number above 0, or 'max'"),
         (["stream", "--from", "yesterday"], "--from is 'yesterday': give a time as"),
         (["stream", "--from", "20", "--until", "10"], "give --until a later time"),
@@ -184,9 +212,13 @@ def test_a_mistake_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    recorded(Path("stream"), records()[:10])
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    before = recorded(Path("stream"), records()[:10]).read_bytes()
+    Path("link").symlink_to("stream")
     assert what in refused(capsys, *arguments)
+    assert Path("stream").read_bytes() == before
 
 
 def test_a_stream_without_results_cannot_be_compared(

@@ -15,8 +15,9 @@ import pytest
 from schemas.causes import CAUSES
 from schemas.records import FaultSeverity, HostReading, ProcessReading, XpuReading
 from simulator.faults import Injector, Machine, Target, available, load
-from simulator.faults.steps import Step, Work
 from simulator.fleet.effect import Effect
+from simulator.injection.base import MOST_PROCESSES
+from simulator.injection.steps import Step, StepError, Work
 
 SEVERITIES: tuple[FaultSeverity, ...] = ("light", "medium", "heavy")
 
@@ -127,6 +128,42 @@ def test_what_is_in_the_way_ends_with_what_to_do(injector: Injector, tmp_path: P
         what, _, advice = obstacle.partition(": ")
         assert what, obstacle
         assert advice.strip(), obstacle
+
+
+@pytest.mark.parametrize("name", [name for name in available() if load(name).needs.target])
+def test_it_is_aimed_at_no_process_that_it_must_not_touch(name: str, tmp_path: Path) -> None:
+    """As the second one: the first may be fine."""
+    injector = load(name)
+    stat = "{} (x) S 50 1 1 0 -1 {} " + "0 " * 40
+    of_kernel = 0x00200000
+    gone, mine, kernel_s = 70, 77, 78
+    for pid, flags in ((mine, 0), (1, 0), (kernel_s, of_kernel), (os.getpid(), 0)):
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        (tmp_path / f"proc/{pid}/stat").write_text(stat.format(pid, flags))
+    (tmp_path / f"proc/{os.getppid()}").mkdir()
+    (tmp_path / f"proc/{os.getppid()}/stat").write_text(stat.format(os.getppid(), 0))
+    machine = Machine(root=tmp_path, uid=0, scratch=tmp_path)
+    fine = injector.obstacles(Target(pids=(mine,)), machine)
+    for pid, why in (
+        (gone, "there is no process"),
+        (1, "the system's first"),
+        (kernel_s, "of the kernel"),
+        (os.getpid(), "is this one"),
+        (os.getppid(), "that started it"),
+    ):
+        found = injector.obstacles(Target(pids=(mine, pid)), machine)
+        told = [one for one in found if one not in fine and f"process {pid}" in one]
+        assert any(why in one and "--pid" in one for one in told), (pid, found)
+
+
+def test_it_starts_no_more_processes_than_is_sane(injector: Injector, tmp_path: Path) -> None:
+    machine = Machine(scratch=tmp_path, cpus=tuple(range(2048)))
+    target = Target(pids=(77,), url="http://127.0.0.1:8000")
+    try:
+        steps = injector.plan(injector.limits[1], target, machine)
+    except (LookupError, OSError, StepError) as err:
+        pytest.skip(f"it has no plan here: {err}")
+    assert sum(step.count for step in steps if isinstance(step, Work)) <= MOST_PROCESSES
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from simulator.faults import Machine, Target, available, load
-from simulator.faults.journal import Journal, Journals
-from simulator.faults.steps import Cgroup, Write, state_of
+from simulator.injection.journal import Journal, Journals
+from simulator.injection.steps import Cgroup, Write, state_of
 
 pytestmark = pytest.mark.process
 
@@ -26,7 +26,7 @@ FRONT = """
 import sys
 from pathlib import Path
 from simulator.faults import Machine, Target
-from simulator.faults.run import injected
+from simulator.injection.run import injected
 name, pid, place = sys.argv[1:]
 with injected(
     name,

@@ -119,6 +119,15 @@ def test_a_whole_stream_that_falls_silent_is_ended_by_a_tick() -> None:
     assert (end.state, end.at_ns) == ("resolved", feed.now_ns + 31 * SECOND_NS)
 
 
+def test_the_end_of_a_stream_ends_what_is_open() -> None:
+    feed, offline = Feed(), Offline()
+    played(slow_until_the_end(feed), offline)
+    (end,) = alerts(offline.end())
+    assert end.state == "resolved"
+    assert SILENCE_NS < (end.end_ns or 0) - feed.now_ns <= SILENCE_NS + 2 * SILENCE_CHECK_NS
+    assert Offline().end() == []
+
+
 def test_silence_is_as_long_as_in_the_worker() -> None:
     worker = pytest.importorskip("streams.workers.analyze", reason="no faust")
     assert worker.SILENCE_SECONDS * SECOND_NS == SILENCE_NS

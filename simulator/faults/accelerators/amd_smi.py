@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from simulator.faults.accelerators.tool import Clocks, Power, Tool
-from simulator.faults.steps import Run
+from simulator.injection.steps import Run
 
 AUTOMATIC = "AUTO"
 

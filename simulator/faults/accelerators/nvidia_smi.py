@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from simulator.faults.accelerators.tool import Clocks, Power, Tool
-from simulator.faults.steps import Run, StepError
+from simulator.injection.steps import Run, StepError
 
 # What drivers before 535 call the first.
 HELD_COLUMNS = (

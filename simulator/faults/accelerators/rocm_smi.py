@@ -6,7 +6,7 @@ import re
 
 from simulator.faults.accelerators.amd_smi import held
 from simulator.faults.accelerators.tool import Clocks, Power, Tool
-from simulator.faults.steps import Run
+from simulator.injection.steps import Run
 
 AUTOMATIC = "auto"
 LINE = re.compile(r"GPU\[\d+\]\s*: ?(.*)")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from simulator.faults.accelerators.vendors import VENDORS
-from simulator.faults.base import Injector, Levels, Machine, Needs, Target
-from simulator.faults.steps import Step, Work
+from simulator.injection.base import Injector, Levels, Machine, Needs, Target
+from simulator.injection.steps import Step, Work
 
 MEBIBYTE = 2**20
 # What hides devices, or counts them anew.

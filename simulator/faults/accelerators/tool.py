@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from simulator.faults.steps import COMMAND_SECONDS, Run, StepError
+from simulator.injection.steps import COMMAND_SECONDS, Run, StepError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

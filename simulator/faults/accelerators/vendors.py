@@ -8,8 +8,8 @@ from simulator.faults.accelerators.amd_smi import AmdSmi
 from simulator.faults.accelerators.nvidia_smi import NvidiaSmi
 from simulator.faults.accelerators.rocm_smi import RocmSmi
 from simulator.faults.accelerators.tool import Tool
-from simulator.faults.base import VENDOR_TOOLS, Machine, Vendor
-from simulator.faults.steps import StepError
+from simulator.injection.base import VENDOR_TOOLS, Machine, Vendor
+from simulator.injection.steps import StepError
 
 VENDORS: tuple[Vendor, ...] = ("nvidia", "amd")
 TOOLS: dict[str, type[Tool]] = {one.name: one for one in (NvidiaSmi, AmdSmi, RocmSmi)}

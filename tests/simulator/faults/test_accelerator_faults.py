@@ -19,8 +19,8 @@ import pytest
 
 from simulator.faults import Injector, Machine, Target, load
 from simulator.faults.accelerators.tenant import Tenant, keep_busy
-from simulator.faults.run import InjectionError, injected
-from simulator.faults.steps import Run, StepError, Work
+from simulator.injection.run import InjectionError, injected
+from simulator.injection.steps import Run, StepError, Work
 from tests.collectors.xpu.captured import sample
 
 SETTINGS = ("accelerator_clock_lock", "accelerator_power_cap")

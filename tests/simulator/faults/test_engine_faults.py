@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,13 +20,13 @@ from typing import Any
 
 import pytest
 
-from simulator.disturbances import get_clock_ratio
+from simulator.disturbances import get_clock_ratio, set_clock_ratio
 from simulator.faults import Machine, Target, available, load
 from simulator.faults.kv_exhaustion import split
 from simulator.faults.processes import Victim
-from simulator.faults.run import InjectionError, Refused, injected
 from simulator.faults.slow_clients import OUTPUT_TOKENS
-from simulator.faults.steps import start_ticks_of
+from simulator.injection.run import InjectionError, Refused, injected
+from simulator.injection.steps import start_ticks_of
 from simulator.load import run_load
 from simulator.replica.process import ReplicaProcess, TruthIteration, read_truth
 from simulator.workloads import Phase, Workload
@@ -192,14 +193,21 @@ def test_a_bad_knob_is_refused_and_turns_nothing(
         ("slow_worker", 5),
     ],
 )
-def test_a_fault_of_the_replica_leaves_every_knob_at_0(
+def test_a_fault_of_the_replica_leaves_every_knob_as_it_was(
     replica: ReplicaProcess, inject: Callable[..., Any], name: str, intensity: float
 ) -> None:
+    url = f"{replica.base_url}/replica/disturbances"
     threads = threads_of(replica.core_pid)
     with inject(name, intensity):
-        assert intensity in knobs(replica).values()
+        (knob,) = (name for name, value in knobs(replica).items() if value == intensity)
     assert set(knobs(replica).values()) == {0.0}
     assert threads_of(replica.core_pid) == threads
+    call(url, {knob: 0.25})
+    before = knobs(replica)
+    with inject(name, intensity):
+        assert knobs(replica) == before | {knob: intensity}
+    assert knobs(replica) == before
+    call(url, {knob: 0})
 
 
 def test_a_slow_worker_makes_each_batch_longer(
@@ -265,12 +273,29 @@ def test_a_tokenizer_stall_delays_requests_and_not_batches(
         assert min(milliseconds(batches(0.5))) < 100
 
 
+def test_a_knob_is_heard_while_requests_stall(replica: ReplicaProcess) -> None:
+    url = f"{replica.base_url}/replica/disturbances"
+    call(url, {"tokenizer_ms": 5_000})
+    stalled = [threading.Thread(target=complete, args=(replica,)) for _ in range(8)]
+    for thread in stalled:
+        thread.start()
+    time.sleep(0.2)
+    begin_seconds = time.monotonic()
+    assert call(url, {"tokenizer_ms": 0})[0] == 200
+    for thread in stalled:
+        thread.join()
+    # One stall alone would have taken 5 s, and all of them 40.
+    assert time.monotonic() - begin_seconds < 4.5
+
+
 def test_the_clock_of_the_replica_comes_back(
     replica: ReplicaProcess, inject: Callable[..., Any]
 ) -> None:
-    with inject("replica_clock", 0.6):
-        assert get_clock_ratio(replica.base_url) == pytest.approx(0.4)
-    assert get_clock_ratio(replica.base_url) == 1.0
+    for before in (0.8, 1.0):
+        set_clock_ratio(replica.base_url, before)
+        with inject("replica_clock", 0.6):
+            assert get_clock_ratio(replica.base_url) == pytest.approx(0.4)
+        assert get_clock_ratio(replica.base_url) == before
 
 
 def test_micro_stalls_stop_the_process_and_let_it_run(
@@ -325,7 +350,7 @@ def test_a_process_that_is_not_there_is_refused(name: str) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     (sentence,) = load(name).obstacles(Target(pids=(gone.pid,)), Machine())
-    assert "give the engine's process with --pid" in sentence
+    assert "give the engine's processes with --pid" in sentence
 
 
 def test_slow_clients_hold_their_streams_until_the_end(

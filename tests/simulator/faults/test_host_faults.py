@@ -17,10 +17,10 @@ from simulator.faults.disk import own_name
 from simulator.faults.engine_swap import private_ranges
 from simulator.faults.loopback import kernel_has, namespace_of
 from simulator.faults.memory_bandwidth import MOST_MEMORY_RATIO
-from simulator.faults.run import InjectionError, Running, injected
-from simulator.faults.steps import Cgroup, Join, Pin, Qdisc, Run, Scratch, Step, Work, Write
 from simulator.faults.swap_thrash import SWAP_FILE_BYTES
 from simulator.faults.topology import used_cores
+from simulator.injection.run import InjectionError, Running, injected
+from simulator.injection.steps import Cgroup, Join, Pin, Qdisc, Run, Scratch, Step, Work, Write
 
 ENGINE = 77
 API_SERVER = 78
@@ -39,6 +39,8 @@ def write(root: Path, name: str, text: str = "") -> None:
 
 
 def machine_of(root: Path, cpus: tuple[int, ...] = (0, 1, 2, 3)) -> Machine:
+    """A machine on which the engine runs."""
+    write(root, f"/proc/{ENGINE}/stat", f"{ENGINE} (engine) S 50 {'0 ' * 40}")
     return Machine(root=root, cpus=cpus, uid=0, scratch=root, memory_bytes=8 << 30)
 
 
@@ -89,6 +91,8 @@ def test_a_quota_on_version_2_is_that_of_a_threaded_group(tmp_path: Path) -> Non
     assert written(steps)["cpu.max"] == f"{round(LEAST_CORES * PERIOD_US * 0.5)} {PERIOD_US}"
     enabling = Write(path=str(folder / "cgroup.subtree_control"), text="+cpu", before="-cpu")
     assert enabling in steps
+    # It goes with the group; "domain" cannot be written back.
+    assert "cgroup.type" not in written(steps)
 
 
 def test_a_controller_that_is_enabled_already_stays_so(tmp_path: Path) -> None:
@@ -253,6 +257,32 @@ def test_copies_are_refused_where_memory_is_short(tmp_path: Path) -> None:
     assert "free some" in load("memory_bandwidth").obstacles(TARGET, machine_of(tmp_path))[0]
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_copies_heed_the_memory_limit_of_a_container(tmp_path: Path, version: int) -> None:
+    if version == 1:
+        inner = version_1(tmp_path, "memory", "/box/ours", "self")
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
+        write(inner, names[0], "9223372036854771712")
+    else:
+        inner = version_2(tmp_path, "/box/ours", "self")
+        names = ("memory.max", "memory.current", "file")
+        write(inner, names[0], "max")
+    write(tmp_path, "/proc/meminfo", f"MemAvailable: {8 << 20} kB\n")
+    write(inner.parent, names[0], f"{1 << 30}\n")
+    machine = machine_of(tmp_path)
+    (work,) = load("memory_bandwidth").plan(4.0, TARGET, machine)
+
+    assert isinstance(work, Work)
+    assert 2 * int(str(work.options["bytes"])) * work.count <= (1 << 30) * MOST_MEMORY_RATIO
+    write(inner.parent, names[1], str(900 << 20))
+    assert (
+        "124 MiB of memory are available" in load("memory_bandwidth").obstacles(TARGET, machine)[0]
+    )
+    # What the cache holds can be had.
+    write(inner.parent, "memory.stat", f"{names[2]} {800 << 20}\n")
+    assert load("memory_bandwidth").obstacles(TARGET, machine) == []
+
+
 def test_a_host_without_swap_gets_a_swap_file_and_loses_it_again(tmp_path: Path) -> None:
     version_1(tmp_path, "memory", "/ours", "self")
     write(tmp_path, "/proc/meminfo", "SwapFree: 0 kB\n")
@@ -309,6 +339,7 @@ def test_the_host_s_own_namespace_is_refused(tmp_path: Path) -> None:
         folder = tmp_path / f"proc/{pid}/ns"
         folder.mkdir(parents=True)
         (folder / "net").symlink_to("net:[1]")
+    write(tmp_path, f"/proc/{ENGINE}/stat", f"{ENGINE} (engine) S 50 {'0 ' * 40}")
     machine = Machine(root=tmp_path, uid=0, which=lambda name: name)
 
     obstacles = load("network_squeeze").obstacles(TARGET, machine)

@@ -17,6 +17,9 @@ from simulator.fleet.setting import Cost, Noise, Setting, Tokens, Traffic, Work
 QUIET = Noise(sigma=0.0, drift_sigma=0.0, mixed_sigma=0.0, rank_sigma=0.0, engine_sigma=0.0)
 
 
+OVER_NS = 500_000_000
+
+
 def engine(
     *,
     host_ms: float = 2.0,
@@ -45,8 +48,8 @@ def engine(
     )
 
 
-def durations(settings: list[Setting], *effects: Effect) -> Duration:
-    """Time the second batch of each engine, the first with nothing but decode."""
+def durations(settings: list[Setting], *effects: Effect, batches: int = 2) -> Duration:
+    """Time a batch of each engine: as a rule the second, the first with nothing but decode."""
     keys = keys_of(1, [str(row) for row in range(len(settings))])
     parameters = Parameters(settings)
     # Device time of the CPU's engines is the host's; these have none either way.
@@ -54,10 +57,10 @@ def durations(settings: list[Setting], *effects: Effect) -> Duration:
     batching = Batching(parameters, keys)
     rows = np.arange(len(settings))
     batching.pass_time(rows, np.zeros(len(rows)))
-    batching.schedule(rows)
-    batch = batching.schedule(rows)
+    batch = [batching.schedule(rows) for _ in range(batches)][-1]
     strains = [
-        Strain(number=number, effect=effect, hit=rows) for number, effect in enumerate(effects)
+        Strain(number=number, effect=effect, hit=rows, until_ns=OVER_NS)
+        for number, effect in enumerate(effects)
     ]
     return Durations(parameters, keys).of(batch, rows * 0, rows * 0, strains)
 
@@ -139,6 +142,24 @@ def test_what_it_would_have_taken_is_under_the_same_noise() -> None:
     assert both.without_ms[0].tolist() == durations(settings, effects[1]).total_ms.tolist()
     only_first = durations(settings, effects[0]).total_ms
     assert both.without_ms[1].tolist() == pytest.approx(only_first.tolist())
+
+
+def test_a_stopped_process_goes_on_when_the_fault_is_over() -> None:
+    found = durations([engine()], Effect(stops=True))
+    assert found.total_ms[0] == pytest.approx(OVER_NS / 1e6 + 20)
+    assert found.without_ms[0].tolist() == pytest.approx([20])
+    assert found.touched[0].tolist() == [0]
+
+
+def test_a_batch_with_prefill_costs_by_all_its_tokens_where_that_is_given() -> None:
+    plain = engine(host_ms=0.0)
+    cost = replace(plain.cost, mixed_tokens_ms=((1, 30.0), (201, 70.0)), mixed_request_ms=0.5)
+    settings = [plain, replace(plain, cost=cost)]
+    # The first batch: four prompts of 64 tokens, which lies beyond the last knot.
+    first = durations(settings, batches=1).total_ms
+    assert first.tolist() == pytest.approx([20, 30 + 255 / 5])
+    # And the second, with nothing but decode.
+    assert durations(settings).total_ms.tolist() == pytest.approx([20, 20])
 
 
 def test_pauses_come_as_often_as_they_should() -> None:

@@ -24,7 +24,7 @@ from simulator.fleet import presets
 from simulator.fleet.effect import Effect, add, times
 from simulator.fleet.episodes import Episode, Told, check, parse_episodes, random_episodes
 from simulator.fleet.fleet import BEGIN_NS, Fleet, simulate
-from simulator.fleet.setting import Setting
+from simulator.fleet.setting import Setting, Tokens, Traffic
 from streams.offline import Offline
 
 A100 = presets.load("a100_vllm")
@@ -143,6 +143,15 @@ def test_a_fault_of_the_host_hits_all_its_engines(with_effect: Simulated) -> Non
     assert ended.engine_ids == ("sim-0000:8000", "sim-0000:8001")
 
 
+def test_an_episode_that_names_no_engine_hits_all_and_is_told_of_by_host() -> None:
+    episode = Episode(name="cpu_squeeze", begin_seconds=1.0, end_seconds=2.0)
+    fleet = Fleet([replace(A100, engines_per_host=2)] * 3, [episode])
+    list(fleet.records(3.0))
+    assert [one.host for one in fleet.truth] == ["sim-0000", "sim-0001"]
+    assert [len(one.engine_ids) for one in fleet.truth] == [2, 1]
+    assert all((one.true_ratio or 0) > 1 for one in fleet.truth)
+
+
 def test_counters_move_as_the_effect_says_and_only_meanwhile(with_effect: Simulated) -> None:
     effect = Effect(
         host={"cpu_frequency_hz": times(0.5), "swap_in_bytes_per_second": add(1e6)},
@@ -172,6 +181,28 @@ def test_counters_move_as_the_effect_says_and_only_meanwhile(with_effect: Simula
             assert (one.core_clock_hz or 0) <= (0.36e9 if hit else 1.41e9)
 
 
+def test_a_clock_that_is_held_down_tells_why(with_effect: Simulated) -> None:
+    found = with_effect(Effect(throttle_reasons=("sw_power_cap",)), [A100])
+    readings = [one for one in found if isinstance(one, XpuReading)]
+    assert {one.throttle_reasons for one in readings if inside(one)} == {("sw_power_cap",)}
+    before = [one for one in readings if one.end_ns <= BEGIN_NS + BEGIN * 1e9]
+    assert {one.throttle_reasons for one in before} == {()}
+
+
+def test_a_batch_that_stands_still_is_told_of_as_open_and_ends_after_the_fault(
+    with_effect: Simulated,
+) -> None:
+    found = [one for one in with_effect(Effect(stops=True), [A100]) if isinstance(one, Iteration)]
+    begin_ns, end_ns = BEGIN_NS + BEGIN * 1e9, BEGIN_NS + END * 1e9
+    still = [one for one in found if begin_ns <= one.begin_ns < end_ns]
+    *running, ended = still
+    assert {one.sequence for one in still} == {ended.sequence}
+    assert {one.end_ns for one in running} == {None}
+    assert len(running) == pytest.approx((END - BEGIN) / 0.1, abs=1)
+    assert end_ns < (ended.end_ns or 0) < end_ns + 0.3e9
+    assert max(one.sequence for one in found) > ended.sequence + 20
+
+
 def test_less_cache_makes_the_engine_preempt(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told(
         severity=None,
@@ -183,9 +214,11 @@ def test_less_cache_makes_the_engine_preempt(monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setattr("simulator.fleet.fleet.tell", lambda episode: told)
     episode = Episode(name="cpu_squeeze", begin_seconds=3.0, end_seconds=6.0)
-    with_fault = Fleet([A100], [episode], seed=1)
+    traffic = Traffic(concurrency=30, prompt_tokens=Tokens(median=300))
+    setting = replace(A100, traffic=traffic)
+    with_fault = Fleet([setting], [episode], seed=1)
     list(with_fault.records(6.0))
-    normal = Fleet([A100], seed=1)
+    normal = Fleet([setting], seed=1)
     list(normal.records(6.0))
     assert normal.preemptions == 0
     assert with_fault.preemptions > 0

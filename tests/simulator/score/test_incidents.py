@@ -69,9 +69,26 @@ def test_an_incident_that_overlaps_no_fault_is_false() -> None:
 
 
 def test_further_incidents_in_a_fault_are_duplicates() -> None:
-    found = scored(fault(10, 20), *incident(11, 13), *incident(15, 17), *incident(22, 24))
+    found = scored(fault(10, 20), *incident(11, 13), *incident(15, 17), *incident(18, 24))
     incidents = found.overall.incidents
     assert (incidents.found, incidents.duplicates, incidents.false) == (1, 2, 0)
+    assert incidents.incidents_per_found == 3.0
+
+
+def test_an_incident_after_the_end_of_a_fault_that_was_found_is_false() -> None:
+    found = scored(fault(10, 20), *incident(11, 13), *incident(22, 24), *incident(26, 27))
+    incidents = found.overall.incidents
+    assert (incidents.found, incidents.duplicates, incidents.false) == (1, 0, 2)
+    # The time in which it could be false is watched time.
+    assert incidents.engine_weeks * 7 * 86400 == pytest.approx(50, abs=0.01)
+
+
+def test_an_incident_in_the_grace_answers_a_fault_that_nothing_answered() -> None:
+    found = scored(
+        fault(10, 20), fault(12, 21, name="other"), *incident(11, 11.5), *incident(22, 24)
+    )
+    assert statuses(found) == ["found", "found"]
+    assert found.overall.incidents.false == 0
 
 
 def test_an_incident_that_fired_before_the_fault_is_false_and_covers_it() -> None:
@@ -108,6 +125,8 @@ def test_one_incident_answers_two_faults_at_once_and_either_cause_is_right() -> 
     found = scored(fault(10, 20), second, *incident(13, 25, cause="disk_pressure"))
     assert statuses(found) == ["found", "found"]
     assert found.overall.causes.right_first.value == 1.0
+    assert found.by_fault["cpu_squeeze"].causes.right_first.value == 0.0
+    assert found.by_fault["disk"].causes.right_first.value == 1.0
     assert found.overall.incidents.precision.n == 1
 
 
@@ -133,6 +152,33 @@ def test_a_fault_of_the_host_wants_an_incident_of_each_engine() -> None:
     )
     assert statuses(both) == ["found", "found"]
     assert both.faults == 1
+
+
+def test_a_fault_of_many_engines_is_one_observation() -> None:
+    ids = [f"host:{port}" for port in range(8000, 8008)]
+    records: list[Record] = [fault(10, 20, engine_ids=())]
+    for engine_id in ids:
+        records += [*batches(0, 60, engine_id=engine_id)]
+        records += incident(11, 21, engine_id=engine_id)
+    incidents = score(records, STRICT).overall.incidents
+    assert (incidents.found, incidents.expected, incidents.faults) == (8, 8, 1)
+    for share in (incidents.recall, incidents.precision):
+        assert (share.value, share.n) == (1.0, 1)
+        assert share.low is not None
+        assert share.low < 0.3
+
+
+def test_the_f1_of_incidents_lies_in_its_interval_though_one_answers_two_faults() -> None:
+    records: list[Record] = []
+    for begin in range(10, 510, 50):
+        records += [fault(begin, begin + 20), fault(begin, begin + 20, name="other")]
+        records += [*incident(begin + 2, begin + 21), *incident(begin + 40, begin + 41)]
+    f1 = score([*batches(0, 520), *records], STRICT).overall.incidents.f1
+    assert f1.value == pytest.approx(2 * 0.5 / 1.5)
+    assert f1.value is not None
+    assert f1.low is not None
+    assert f1.high is not None
+    assert f1.low < f1.value < f1.high
 
 
 def test_an_incident_of_another_engine_is_false() -> None:
@@ -167,12 +213,31 @@ def test_an_intermittent_fault_expects_an_incident_all_the_same() -> None:
     assert statuses(found) == ["found"]
 
 
-def test_an_engine_without_a_batch_meanwhile_is_not_scored() -> None:
-    found = score([*batches(0, 5), *batches(30, 35), fault(10, 20)], STRICT)
-    assert statuses(found) == ["unscored"]
-    assert found.overall.incidents.expected == 0
-    assert found.overall.incidents.recall.value is None
-    assert any("had no batch" in note for note in found.notes)
+def test_an_engine_with_nothing_to_do_is_not_scored() -> None:
+    idle: list[Record] = [*batches(0, 5), *batches(30, 35), fault(10, 20)]
+    for told in ([], incident(12, 21)):
+        found = score([*idle, *told], STRICT)
+        assert statuses(found) == ["unscored"]
+        assert found.overall.incidents.expected == 0
+        assert found.overall.incidents.recall.value is None
+        assert found.overall.incidents.false == 0
+        assert any("had no batch" in note for note in found.notes)
+
+
+def test_a_stall_that_nobody_finds_is_missed() -> None:
+    stalled: list[Record] = [*batches(0, 10), *batches(20.5, 30), fault(10.2, 20.2)]
+    assert statuses(score(stalled, STRICT)) == ["missed"]
+    assert statuses(score([*stalled, *incident(13, 22)], STRICT)) == ["found"]
+
+
+def test_an_unfinished_fault_excuses_nothing_after_it() -> None:
+    records: list[Record] = [fault(10, None), fault(30, 40, name="other"), *incident(12, 14)]
+    found = scored(*records, *incident(31, 41))
+    assert statuses(found) == ["unscored", "found"]
+    incidents = found.overall.incidents
+    assert (incidents.expected, incidents.false) == (1, 0)
+    assert incidents.engine_weeks * 7 * 86400 == pytest.approx(10, abs=0.01)
+    assert any("1 incidents fired in faults that are not scored" in note for note in found.notes)
 
 
 def test_a_stall_is_found_though_no_batch_ends() -> None:
@@ -186,10 +251,11 @@ def test_healthy_time_leaves_out_faults_their_grace_and_idle_hours() -> None:
     assert found.overall.incidents.engine_weeks * 7 * 86400 == pytest.approx(120 - 15, abs=0.01)
 
 
-def test_time_before_the_first_judgement_is_not_watched() -> None:
-    learning = [replace(one, verdict="unknown") for one in batches(0, 30)]
-    found = score([*learning, *batches(30, 60)], STRICT)
-    assert found.overall.incidents.engine_weeks * 7 * 86400 == pytest.approx(30, abs=0.01)
+def test_time_in_which_nobody_judged_is_not_watched() -> None:
+    begun = [replace(one, verdict="unknown") for one in batches(0, 30)]
+    anew = [replace(one, verdict="unknown") for one in batches(60, 75)]
+    found = score([*begun, *batches(30, 60), *anew, *batches(75, 80)], STRICT)
+    assert found.overall.incidents.engine_weeks * 7 * 86400 == pytest.approx(35, abs=0.01)
 
 
 def test_false_incidents_are_told_per_engine_week() -> None:
@@ -213,6 +279,13 @@ def test_the_lag_is_counted_from_the_first_batch_that_ended_in_the_fault() -> No
     assert found.overall.lag.batches_p50.value == 3
     assert found.overall.lag.ms_p50.value == pytest.approx(300)
     assert found.overall.lag.delivery_ms_p99.value == pytest.approx(3)
+
+
+def test_in_a_replay_nobody_knows_how_long_an_alert_took() -> None:
+    found = scored(fault(10, 20), alert(10.7, told_after_seconds=0.0))
+    assert found.outcomes[0].delivery_ns is None
+    assert found.overall.lag.delivery_ms_p50.value is None
+    assert found.overall.lag.batches_p50.value is not None
 
 
 def test_the_first_batch_already_may_fire() -> None:
@@ -286,18 +359,20 @@ def test_the_effect_of_an_intermittent_fault_is_that_on_the_sum() -> None:
     assert found.outcomes[0].effect == pytest.approx(1.5)
 
 
-def test_material_faults_are_told_apart_by_the_true_effect_if_it_is_known() -> None:
+def test_material_faults_are_told_apart_by_the_true_effect_alone() -> None:
     faults = [
         fault(10, 15, name="felt", true_ratio=1.2),
         fault(20, 25, name="weak", true_ratio=1.01),
         fault(30, 35, name="measured"),
     ]
-    found = scored(*faults, *incident(11, 16))
+    slow = [batch(30.5 + n, "slow", seconds=0.3) for n in range(4)]
+    found = scored(*faults, *slow, *incident(11, 16))
     assert found.overall.incidents.expected == 3
     assert found.material.incidents.expected == 1
     assert found.material.incidents.recall.value == 1.0
     assert found.by_fault["felt"].effect.true_ratio == 1.2
-    assert found.by_fault["measured"].effect.measured == pytest.approx(1.0)
+    assert found.by_fault["measured"].effect.measured is not None
+    assert found.by_fault["measured"].effect.true_ratio is None
 
 
 # Groups.

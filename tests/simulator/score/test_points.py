@@ -97,17 +97,28 @@ def test_a_fault_of_the_host_makes_all_its_engines_slow() -> None:
     assert matrix(found.overall.points) == (0, 0, 20, 40)
 
 
-def test_an_unfinished_fault_lasts_to_the_end_of_the_recording() -> None:
+def test_after_the_begin_of_an_unfinished_fault_there_is_no_label() -> None:
     found = score([*batches(0, 2, slow=[(1, 2)]), fault(1, None)], STRICT)
-    assert matrix(found.overall.points) == (10, 0, 0, 10)
+    assert matrix(found.overall.points) == (0, 0, 0, 10)
     assert any("no end" in note for note in found.notes)
 
 
-def test_an_unfinished_fault_has_no_end_to_guard() -> None:
-    options = replace(STRICT, guard_ns=250_000_000)
-    points = points_of(*batches(0, 3, slow=[(1, 3)]), fault(1, None), options=options)
-    # Of the twenty, the three around its begin; and three before it.
-    assert (points.tp, points.unscored) == (17, 6)
+def test_a_fault_that_slows_nothing_gives_no_label() -> None:
+    weak = fault(1, 2, true_ratio=1.01)
+    assert matrix(points_of(*batches(0, 3, slow=[(1, 1.5)]), weak)) == (0, 0, 0, 20)
+    felt = fault(1, 2, true_ratio=1.02)
+    assert matrix(points_of(*batches(0, 3, slow=[(1, 1.5)]), felt)) == (5, 0, 5, 20)
+
+
+def test_the_value_of_an_f1_lies_in_its_interval() -> None:
+    faults = [fault(20 * n, 20 * n + 10) for n in range(1, 7)]
+    slow = [(20.0 * n, 20.0 * n + n) for n in range(1, 8)]
+    f1 = points_of(*batches(0, 150, slow=slow), *faults).f1
+    assert f1.low is not None
+    assert f1.value is not None
+    assert f1.high is not None
+    assert f1.low < f1.value < f1.high
+    assert f1.n == 6
 
 
 def test_the_end_of_a_fault_is_what_its_last_record_says() -> None:

@@ -171,6 +171,16 @@ def test_healthy_batches_in_both_orders_raise_no_alarm() -> None:
         assert order.within["5000"].value is None
 
 
+def test_no_false_alarm_in_few_orders_is_no_proof_that_there_is_none() -> None:
+    found = prequential.play(NORMAL, 2)
+    judged = sum(order.false_points.n for order in found.orders[1:])
+    for name in ("false_points", "false_incidents"):
+        rate = found.mean_of_orders[name]
+        assert (rate.value, rate.low) == (0.0, 0.0)
+        assert rate.high == pytest.approx(3.6889 / judged * 10_000, rel=1e-3)
+    assert found.mean_of_orders["median_error"].low is None
+
+
 def test_alarms_are_counted_where_they_begin() -> None:
     assert prequential.alarms([True, True, False, True, False, False, True]) == 3
     assert prequential.alarms([]) == 0

@@ -102,6 +102,21 @@ def test_the_tables_show_each_fault_severity_size_and_control() -> None:
         assert word in text
 
 
+def test_the_column_of_what_users_feel_is_empty_where_nobody_knows_it() -> None:
+    def rows_of(true_ratio: float | None) -> dict[str, list[str]]:
+        told = fault(10, 20, true_ratio=true_ratio)
+        text = text_of(render(score([*batches(0, 60), told, *incident(11, 21)], STRICT)))
+        assert "faults that slow batches by 1.05 and more" in text
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+        return {row[0]: row[1:] for row in rows if row}
+
+    known, unknown = rows_of(1.3), rows_of(None)
+    assert known["faults found, per engine"] == ["1 of 1 (faults: 1)"] * 2
+    assert unknown["faults found, per engine"] == ["1 of 1 (faults: 1)", "–"]
+    assert unknown["false incidents"] == ["0", "–"]
+    assert unknown["incidents per fault found"][0] == "1.00"
+
+
 def test_the_same_records_give_the_same_score() -> None:
     records: list[Record] = [
         *batches(0, 60, slow=[(11, 19)]),

@@ -111,6 +111,39 @@ def test_of_a_file_of_truth_its_own_results_are_left_out(
     assert (plain["faults"], plain["overall"]["incidents"]["found"]) == (1, 0)
 
 
+def test_truth_before_the_files_takes_one_file_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = recorded(tmp_path / "results.jsonl", batches(0, 60))
+    truths = [recorded(tmp_path / str(at), [fault(at, at + 5)]) for at in (10, 20)]
+    flags = ["--truth", truths[0], "--truth", truths[1], results, "--json", "-"]
+    assert main(["score", *flags]) == 0
+    assert orjson.loads(capsys.readouterr().out)["faults"] == 2
+
+
+def test_truth_and_results_may_be_in_two_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = recorded(tmp_path / "truth.jsonl", [fault(10, 20)])
+    results = recorded(tmp_path / "results.jsonl", batches(0, 60))
+    other = recorded(tmp_path / "other.jsonl", batches(0, 60, engine_id="host:8001"))
+    assert main(["score", truth, results, other, "--json", "-"]) == 0
+    assert orjson.loads(capsys.readouterr().out)["engines"] == 2
+
+
+def test_what_was_left_out_of_a_recording_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run.jsonl"
+    recorded(run, RUN)
+    foreign = b'{"topic":"latencyprism.later.v9","record":{}}\n'
+    run.write_bytes(foreign + run.read_bytes() + b'{"topic":')
+    assert main(["score", str(run), "--json", "-"]) == 0
+    told = capsys.readouterr().err
+    assert "left out 1 x records of latencyprism.later.v9" in told
+    assert "half a line at the end" in told
+
+
 def test_the_papers_protocol_is_played_on_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +183,19 @@ def test_a_prequential_run_is_played_on_a_table(
         (("run.jsonl", "--kafka"), "give one of"),
         (("missing.jsonl",), "missing.jsonl"),
         (("run.jsonl", "--picture", "score.pdf"), ".png or .svg"),
+        (("run.jsonl", "--json", "./run.jsonl"), "would replace what is read"),
+        (("run.jsonl", "again.jsonl"), "both have results of host:8000"),
+        (("run.jsonl", "alerts.jsonl"), "both have results of host:8000"),
+        (("truth.jsonl",), "no judged batches"),
+        (("empty.jsonl",), "no judged batches"),
+        (("batches.jsonl",), "there is no truth"),
+        (("run.jsonl", "--from", "0"), "--from has no place without --kafka"),
+        (("run.jsonl", "--config", "x"), "--config has no place without --kafka"),
+        (("run.jsonl", "--strategy", "ours"), "--strategy has no place without --normal"),
+        (("run.jsonl", "--decode-only"), "--decode-only has no place without --normal"),
+        (("--normal", "rows.csv", "--truth", "run.jsonl"), "--truth has no place with --normal"),
+        (("--normal", "rows.csv", "--guard-ms", "0"), "--guard-ms has no place with --normal"),
+        (("--normal", "rows.csv", "--until", "0"), "--until has no place with --normal"),
         (("run.jsonl", "--guard-ms", "-1"), "--guard-ms"),
         (("run.jsonl", "--grace-seconds", "nan"), "--grace-seconds"),
         (("run.jsonl", "--json", "no/such/folder.json"), "choose another file"),
@@ -160,6 +206,7 @@ def test_a_prequential_run_is_played_on_a_table(
         (("--normal", "rows.csv", "--strategy", "best"), "choose of"),
         (("--normal", "rows.csv", "--factors", "2,fast"), "write a factor"),
         (("--normal", "rows.csv", "--protocol", "prequential", "--abnormal", "x"), "no place"),
+        (("--normal", "rows.csv", "--protocol", "prequential", "--split", "group"), "no place"),
         (("--normal", "short.csv"), "too few"),
     ],
 )
@@ -172,6 +219,11 @@ def test_a_mistake_is_one_line_that_ends_with_what_to_do(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recorded(Path("run.jsonl"), RUN)
+    recorded(Path("again.jsonl"), batches(0, 1))
+    recorded(Path("alerts.jsonl"), incident(1, 2))
+    recorded(Path("truth.jsonl"), [fault(10, 20)])
+    recorded(Path("batches.jsonl"), batches(0, 60))
+    recorded(Path("empty.jsonl"), [])
     table(Path("rows.csv"))
     table(Path("short.csv"), rows=30)
     said = failure(capsys, *arguments)

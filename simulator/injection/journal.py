@@ -16,10 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from simulator.faults.steps import Step, StepError, state_of
+from schemas.records import Fault
+from simulator.injection.steps import Step, StepError, state_of
 
 ROOT_FOLDER = Path("/run/latencyprism")
 SUFFIX = ".journal"
+ENDED = ".ended"
 DRAFT = ".draft"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -36,6 +38,10 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         claims: Settings that it overwrites; nobody else may do so meanwhile.
 
         steps: Those that were done, and last the one that was about to be done.
+
+        truth: What is told of it, from its begin on.
+
+        front_pid: Process that tells the truth, with ``front_start_ticks``.
     """
 
     fault_id: str
@@ -45,16 +51,26 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     boot_id: str
     claims: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
+    truth: Fault | None = None
+    front_pid: int = 0
+    front_start_ticks: int | None = None
 
     def is_kept(self) -> bool:
         """Say whether the process that keeps it still lives."""
-        found = state_of(self.keeper_pid)
+        return self._lives(self.keeper_pid, self.keeper_start_ticks)
+
+    def is_told(self) -> bool:
+        """Say whether the process that tells the truth still lives."""
+        return self._lives(self.front_pid, self.front_start_ticks)
+
+    def _lives(self, pid: int, start_ticks: int | None) -> bool:
+        found = state_of(pid)
         return (
             self.boot_id == boot_id()
             and found is not None
             # A zombie does nothing any more, and is there until its parent asks after it.
             and found.state not in "ZX"
-            and found.start_ticks == self.keeper_start_ticks
+            and found.start_ticks == start_ticks
         )
 
 
@@ -100,9 +116,9 @@ class Journals:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def write(self, journal: Journal) -> None:
+    def write(self, journal: Journal, suffix: str = SUFFIX) -> None:
         """Put it on disk, whole or not at all, before this returns."""
-        path = self.path(journal.fault_id)
+        path = self.path(journal.fault_id, suffix)
         draft = path.with_suffix(DRAFT)
         with open(draft, "wb", opener=_private) as file:
             file.write(msgspec.json.encode(journal))
@@ -111,17 +127,17 @@ class Journals:
         draft.replace(path)
         self._sync_folder()
 
-    def remove(self, fault_id: str) -> None:
-        """Forget an injection that was undone."""
-        path = self.path(fault_id)
+    def remove(self, fault_id: str, suffix: str = SUFFIX) -> None:
+        """Forget an injection that was undone, or whose end was told."""
+        path = self.path(fault_id, suffix)
         path.unlink(missing_ok=True)
         path.with_suffix(DRAFT).unlink(missing_ok=True)
         self._sync_folder()
 
-    def read(self, fault_id: str) -> Journal | None:
+    def read(self, fault_id: str, suffix: str = SUFFIX) -> Journal | None:
         """Give one; None if there is none, or if it is not ours to act on."""
         try:
-            descriptor = os.open(self.path(fault_id), os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(self.path(fault_id, suffix), os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
             return None
         with open(descriptor, "rb") as file:
@@ -133,11 +149,11 @@ class Journals:
             except (msgspec.DecodeError, msgspec.ValidationError):
                 return None
 
-    def all(self) -> list[Journal]:
+    def all(self, suffix: str = SUFFIX) -> list[Journal]:
         """Give all that are ours, oldest first."""
         with_time = []
-        for path in self.folder.glob(f"*{SUFFIX}"):
-            journal = self.read(path.name.removesuffix(SUFFIX))
+        for path in self.folder.glob(f"*{suffix}"):
+            journal = self.read(path.name.removesuffix(suffix), suffix)
             if journal is not None:
                 with contextlib.suppress(FileNotFoundError):
                     with_time.append((path.stat().st_mtime_ns, journal.fault_id, journal))
@@ -146,11 +162,13 @@ class Journals:
     def strange(self) -> list[Path]:
         """Give the files that are not ours, or that this version cannot read."""
         paths = sorted(self.folder.glob(f"*{SUFFIX}"))
-        return [path for path in paths if self.read(path.name.removesuffix(SUFFIX)) is None]
+        unread = [path for path in paths if self.read(path.name.removesuffix(SUFFIX)) is None]
+        # One that was read when it was just undone is not strange.
+        return [path for path in unread if os.path.lexists(path)]
 
-    def path(self, fault_id: str) -> Path:
-        """Give the file of an injection."""
-        return self.folder / f"{fault_id}{SUFFIX}"
+    def path(self, fault_id: str, suffix: str = SUFFIX) -> Path:
+        """Give the file of an injection, or with `ENDED` that of an end that is to be told."""
+        return self.folder / f"{fault_id}{suffix}"
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -18,10 +18,10 @@ import msgspec
 
 from schemas.records import Fault, FaultSeverity
 from simulator.faults import Injector, Machine, Target, load
-from simulator.faults.journal import Journals, usual_folder
-from simulator.faults.keeper import Plan, Said
-from simulator.faults.steps import Step, StepError
-from simulator.faults.undo import recover
+from simulator.injection.journal import ENDED, Journals, usual_folder
+from simulator.injection.keeper import Plan, Said
+from simulator.injection.steps import Step, StepError
+from simulator.injection.undo import ends_to_tell, recover, strange
 
 USUAL_SECONDS = 60.0
 MOST_SECONDS = 3600.0
@@ -65,8 +65,7 @@ class Running:
         self.begun = False
         self._journals = Journals(folder)
         plan = Plan(
-            fault_id=fault.fault_id,
-            name=fault.name,
+            fault=fault,
             seconds=seconds,
             steps=tuple(steps),
             folder=str(folder),
@@ -74,7 +73,7 @@ class Running:
         )
         self._process = subprocess.Popen(
             # What follows the module is for whoever looks at the list of processes.
-            (sys.executable, "-P", "-m", "simulator.faults.keeper", fault.name, fault.fault_id),
+            (sys.executable, "-P", "-m", "simulator.injection.keeper", fault.name, fault.fault_id),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -135,6 +134,10 @@ class Running:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._take_end()
+
+    def forget_end(self) -> None:
+        """Let nobody else tell the end, for it was told."""
+        self._journals.remove(self.fault.fault_id, ENDED)
 
     def _take_end(self) -> None:
         # Whoever gave up waiting for the beginning may hear of it now.
@@ -200,9 +203,11 @@ def injected(
         machine: What the fault may know about the machine.
 
         publish: Gets the truth when the fault is there, and again when it is undone. If it raises,
-            the fault is undone and the error passed on.
+            the fault is undone and the error passed on. Before that it gets the ends of injections
+            whose front was killed, so that no truth stays open but after a reboot.
 
-        engine_ids: Engines that should feel it.
+        engine_ids: Engines that it is aimed at. A fault of the whole host names none: all on it
+            should feel it.
 
         host: Name of this host in the truth.
 
@@ -219,6 +224,8 @@ def injected(
     folder = folder or usual_folder()
     # Before the plan: it looks at what is there.
     notes = recovered(folder)
+    if publish is not None:
+        tell_ends(folder, publish)
     target = target or Target()
     machine = machine or Machine()
     strength = strength_of(injector, severity, intensity)
@@ -235,14 +242,11 @@ def injected(
         host=host or socket.gethostname(),
         begin_ns=time.time_ns(),
         causes=injector.causes,
-        engine_ids=engine_ids,
+        engine_ids=() if injector.is_host_wide(strength.intensity) else engine_ids,
         pids=target.pids,
         intermittent=injector.intermittent,
     )
-    try:
-        steps = injector.plan(strength.intensity, target, machine)
-    except StepError as err:
-        raise Refused(str(err)) from err
+    steps = lay_out(injector, strength, target, machine)
     with kept(fault, steps, seconds=seconds, publish=publish, folder=folder) as running:
         running.notes[:0] = notes
         yield running
@@ -271,6 +275,7 @@ def kept(
         running.end()
         if running.begun:
             publish(running.fault)
+            running.forget_end()
     if running.error:
         raise InjectionError(running.error)
 
@@ -282,9 +287,18 @@ def recovered(folder: Path) -> list[str]:
         Refused: The folder of the journals cannot be used.
     """
     try:
-        return [str(undone) for undone in recover(Journals(folder))]
+        journals = Journals(folder)
+        return [*map(str, recover(journals)), *strange(journals)]
     except StepError as err:
         raise Refused(str(err)) from err
+
+
+def tell_ends(folder: Path, publish: Publish) -> None:
+    """Tell the ends of injections whose front was killed before it could do so."""
+    journals = Journals(folder)
+    for fault in ends_to_tell(journals):
+        publish(fault)
+        journals.remove(fault.fault_id, ENDED)
 
 
 def strength_of(
@@ -305,6 +319,26 @@ def strength_of(
             f"({injector.unit})"
         )
     return Strength(intensity=intensity)
+
+
+def lay_out(injector: Injector, strength: Strength, target: Target, machine: Machine) -> list[Step]:
+    """Give the fault's steps.
+
+    Raises:
+        Refused: It has none here.
+    """
+    try:
+        steps = injector.plan(strength.intensity, target, machine)
+    except StepError as err:
+        raise Refused(str(err)) from err
+    except (OSError, LookupError, ValueError) as err:
+        raise Refused(
+            f"it has no plan here ({type(err).__name__}: {err}): see that the engine's processes "
+            "still run, and choose another fault if they do"
+        ) from err
+    if not steps:
+        raise Refused("there is nothing that it could change here: choose another fault")
+    return steps
 
 
 def refuse_long(seconds: float, most_seconds: float = MOST_SECONDS) -> None:

@@ -71,12 +71,16 @@ def running_until(parent_pid: int, deadline_seconds: float, say: BinaryIO) -> Ca
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Be one worker of a fault."""
-    parser = argparse.ArgumentParser(prog="python -m simulator.faults.worker")
+    parser = argparse.ArgumentParser(prog="python -m simulator.injection.worker")
     parser.add_argument("fault")
     parser.add_argument("options", help="JSON")
     given = parser.parse_args(arguments)
     parent_pid = int(os.environ.get(PARENT, os.getppid()))
     die_with(parent_pid)
+    # With automatic groups (autogroup) the kernel gives each session the same share of a CPU, so
+    # neighbours count as many only if each is a session of its own, as real ones are.
+    with contextlib.suppress(PermissionError):
+        os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     name_process(f"latencyprism-fault {given.fault}", f"fault-{given.fault}")
     with contextlib.suppress(OSError):

@@ -7,13 +7,14 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from simulator.faults.journal import Journal, Journals, boot_id
-from simulator.faults.steps import Scratch, Step, StepError
+from schemas.records import Fault
+from simulator.injection.journal import ENDED, Journal, Journals, boot_id
+from simulator.injection.steps import Scratch, Step, StepError
 
 MARK = "LATENCYPRISM_FAULT_ID"
 """In the environment of all processes that an injection starts, and of those that they start."""
@@ -54,6 +55,8 @@ def undo_all(journals: Journals, journal: Journal) -> str | None:
             left.insert(0, step)
             errors.append(error)
     if not errors:
+        if journal.truth is not None:
+            _keep_end(journals, journal, journal.truth)
         journals.remove(journal.fault_id)
         return None
     journals.write(msgspec.structs.replace(journal, steps=tuple(left)))
@@ -61,6 +64,29 @@ def undo_all(journals: Journals, journal: Journal) -> str | None:
         f"{journal.name} could not be undone: {'; '.join(errors)}. Do so by hand, or run "
         f"'latencyprism inject --undo' again; until then it is in {journals.path(journal.fault_id)}"
     )
+
+
+def _keep_end(journals: Journals, journal: Journal, truth: Fault) -> None:
+    """Write down that it is over: whoever should tell so may be dead."""
+    ended = replace(truth, state="ended", end_ns=time.time_ns())
+    # On a full disk it is better lost than its journal kept, to be undone once more.
+    with contextlib.suppress(OSError):
+        journals.write(msgspec.structs.replace(journal, steps=(), claims=(), truth=ended), ENDED)
+
+
+def ends_to_tell(journals: Journals) -> list[Fault]:
+    """Give the ends of those injections whose front died before it had told them."""
+    ended = [journal for journal in journals.all(ENDED) if not journal.is_told()]
+    return [journal.truth for journal in ended if journal.truth is not None]
+
+
+def strange(journals: Journals) -> list[str]:
+    """Say which journals nobody can act on, and what to do about each by hand."""
+    return [
+        f"{path} is broken, not yours, or of another version: run that version's 'latencyprism "
+        "inject --undo', or undo by hand the steps in it, last one first; then remove it"
+        for path in journals.strange()
+    ]
 
 
 def recover(journals: Journals, fault_id: str | None = None) -> list[Undone]:

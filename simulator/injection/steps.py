@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +26,8 @@ COMMAND_SECONDS = 20.0
 HTTP_SECONDS = 30.0
 OWN_PREFIX = "latencyprism-"
 QDISC_HANDLE = "1a7e:"
+# Of include/linux/sched.h.
+PF_KTHREAD = 0x00200000
 
 
 class StepError(Exception):
@@ -229,7 +232,7 @@ class Join(_Step, tag="join", frozen=True, kw_only=True):
         if self.start_ticks is None or start_ticks_of(self.pid) != self.start_ticks:
             return
         members = _members(Path(self.path))
-        for pid in (self.pid, *(pid for pid in members if self.pid in _ancestors(pid))):
+        for pid in (self.pid, *(pid for pid in members if self.pid in ancestors_of(pid))):
             if pid in members:
                 with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                     _join(self.before, pid)
@@ -247,30 +250,51 @@ class Join(_Step, tag="join", frozen=True, kw_only=True):
 
 
 class Pin(_Step, tag="pin", frozen=True, kw_only=True):
-    """Let all threads of a process run on some CPUs only."""
+    """Let all threads of a process run on some CPUs only.
+
+    Attributes:
+        before: Where each thread could run.
+
+        children: Processes below it that were there already; they are left alone.
+    """
 
     pid: int
     cpus: tuple[int, ...]
     before: dict[int, tuple[int, ...]] = {}
+    children: tuple[int, ...] = ()
     start_ticks: int | None = None
 
     def prepare(self) -> Pin:
         """Remember where each thread may run."""
         start_ticks = _known(self.pid)
+        children = tuple(sorted(_children(self.pid)))
         before = {}
         for thread in _threads(self.pid):
             with contextlib.suppress(ProcessLookupError):
                 before[thread] = tuple(sorted(os.sched_getaffinity(thread)))
-        return msgspec.structs.replace(self, before=before, start_ticks=start_ticks)
+        return msgspec.structs.replace(
+            self, before=before, children=children, start_ticks=start_ticks
+        )
 
     def do(self) -> None:
         """Pin them."""
         self._place(dict.fromkeys(self.before, self.cpus), self.cpus)
 
     def undo(self) -> None:
-        """Let each thread run where it could; a new one where the first one can."""
-        if self.before and start_ticks_of(self.pid) == self.start_ticks:
-            self._place(self.before, self.before.get(self.pid) or next(iter(self.before.values())))
+        """Let each thread run where it could; what is new, child or thread, where the first can."""
+        if not self.before or start_ticks_of(self.pid) != self.start_ticks:
+            return
+        usual = self.before.get(self.pid) or next(iter(self.before.values()))
+        self._place(self.before, usual)
+        seen = set(self.children)
+        # A child may start another one before it is its turn.
+        while new := _children(self.pid) - seen:
+            for thread in (thread for pid in new for thread in _threads(pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    # One that has chosen its CPUs itself keeps them.
+                    if os.sched_getaffinity(thread) == set(self.cpus):
+                        _set_cpus(thread, usual)
+            seen |= new
 
     def claims(self) -> tuple[str, ...]:
         """Name the process."""
@@ -290,7 +314,7 @@ class Pin(_Step, tag="pin", frozen=True, kw_only=True):
         cpus = ",".join(map(str, self.cpus))
         return (
             f"taskset --all-tasks --pid --cpu-list {cpus} {self.pid}",
-            "undo: each thread back to the CPUs that it had",
+            "undo: each thread, and what it has started meanwhile, back to the CPUs of before",
         )
 
 
@@ -301,7 +325,13 @@ class Resume(_Step, tag="resume", frozen=True, kw_only=True):
     start_ticks: int | None = None
 
     def prepare(self) -> Resume:
-        """Remember which process has this pid."""
+        """Remember which process has this pid; one that somebody has stopped is theirs."""
+        state = state_of(self.pid)
+        if state is not None and state.state == "T":
+            raise StepError(
+                f"process {self.pid} is stopped already, and would run afterwards: "
+                f"'kill -CONT {self.pid}' first"
+            )
         return msgspec.structs.replace(self, start_ticks=_known(self.pid))
 
     def undo(self) -> None:
@@ -316,30 +346,39 @@ class Resume(_Step, tag="resume", frozen=True, kw_only=True):
 
 
 class Post(_Step, tag="post", frozen=True, kw_only=True):
-    """Post JSON to the engine replica, and other JSON to undo it."""
+    """Turn knobs of the engine replica; undone by turning them to where they were.
+
+    Attributes:
+        url: Tells the knobs when it is asked (GET), and takes those to turn (POST).
+
+        before: What it told of them.
+    """
 
     url: str
     body: dict[str, float]
-    undo_body: dict[str, float]
+    before: dict[str, float] | None = None
+
+    def prepare(self) -> Post:
+        """Remember how far they are turned."""
+        with self._explained("tell", list(self.body)):
+            told = _ask(self.url)
+            return msgspec.structs.replace(self, before={key: told[key] for key in self.body})
 
     def do(self) -> None:
-        """Post it."""
-        try:
-            _post(self.url, self.body)
-        except OSError as err:
-            raise StepError(
-                f"{self.url} did not take {self.body} ({err}): this fault is for the engine "
-                "replica ('latencyprism simulate engine'); check --url"
-            ) from err
+        """Turn them."""
+        with self._explained("take", self.body):
+            _ask(self.url, self.body)
 
     def undo(self) -> None:
-        """Post what undoes it; a replica that ended has nothing left to undo."""
+        """Turn them back; a replica that ended has nothing left to undo."""
+        if self.before is None:
+            return
         try:
-            _post(self.url, self.undo_body)
+            _ask(self.url, self.before)
         except OSError as err:
             if not isinstance(getattr(err, "reason", err), ConnectionError):
                 raise StepError(
-                    f"{self.url} did not take {self.undo_body} ({err}): post it by hand, or start "
+                    f"{self.url} did not take {self.before} ({err}): post it by hand, or start "
                     "the replica anew"
                 ) from err
 
@@ -349,9 +388,20 @@ class Post(_Step, tag="post", frozen=True, kw_only=True):
 
     def show(self) -> tuple[str, ...]:
         """Give the commands that would do it."""
-        bodies = (msgspec.json.encode(body).decode() for body in (self.body, self.undo_body))
-        first, last = (f"curl -d '{body}' {self.url}" for body in bodies)
-        return (first, f"undo: {last}")
+        first = f"curl -d '{msgspec.json.encode(self.body).decode()}' {self.url}"
+        if self.before is None:
+            return (first, "undo: the values of before")
+        return (first, f"undo: curl -d '{msgspec.json.encode(self.before).decode()}' {self.url}")
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str, what: object) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, LookupError, msgspec.MsgspecError) as err:
+            raise StepError(
+                f"{self.url} did not {verb} {what} ({err}): this fault is for the engine replica "
+                "('latencyprism simulate engine'); check --url"
+            ) from err
 
 
 class Scratch(_Step, tag="scratch", frozen=True, kw_only=True):
@@ -378,9 +428,16 @@ class Scratch(_Step, tag="scratch", frozen=True, kw_only=True):
             ) from err
 
     def undo(self) -> None:
-        """Remove it with all that is in it."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove it with all that is in it; the kernel keeps a file that is swapped to."""
+        try:
             shutil.rmtree(_own(self.path))
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            raise StepError(
+                f"{err.filename} cannot be removed ({err.strerror}): see whether it is in use, as "
+                "/proc/swaps tells ('swapoff' ends that)"
+            ) from err
 
     def show(self) -> tuple[str, ...]:
         """Give the line of shell that would do it."""
@@ -453,7 +510,7 @@ class Work(_Step, tag="work", frozen=True, kw_only=True):
     def argv(self) -> tuple[str, ...]:
         """Give the command of one of them."""
         options = msgspec.json.encode(self.options).decode()
-        return (sys.executable, "-P", "-m", "simulator.faults.worker", self.fault, options)
+        return (sys.executable, "-P", "-m", "simulator.injection.worker", self.fault, options)
 
     def show(self) -> tuple[str, ...]:
         """Give the command and how it ends."""
@@ -468,24 +525,43 @@ class ProcessState:
     """A line of ``/proc/PID/stat``, as far as it is of use here.
 
     Attributes:
-        state: One letter; Z for a process that ended and was not asked after.
+        state: One letter; T for one that was stopped, Z for one that ended and was not asked
+            after.
+
+        is_of_kernel: It is a thread of the kernel.
 
         start_ticks: When it started, in clock ticks after boot. With the pid it names a process.
     """
 
     state: str
     parent_pid: int
+    is_of_kernel: bool
     start_ticks: int
 
 
-def state_of(pid: int) -> ProcessState | None:
+def state_of(pid: int, proc: Path = Path("/proc")) -> ProcessState | None:
     """Read the state of a process; None where there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()
-    return ProcessState(state=fields[0], parent_pid=int(fields[1]), start_ticks=int(fields[19]))
+    return ProcessState(
+        state=fields[0],
+        parent_pid=int(fields[1]),
+        is_of_kernel=bool(int(fields[6]) & PF_KTHREAD),
+        start_ticks=int(fields[19]),
+    )
+
+
+def ancestors_of(pid: int) -> list[int]:
+    """Give the processes above one, the nearest first."""
+    found: list[int] = []
+    state = state_of(pid)
+    while state is not None and state.parent_pid not in (0, *found):
+        found.append(state.parent_pid)
+        state = state_of(state.parent_pid)
+    return found
 
 
 def start_ticks_of(pid: int) -> int | None:
@@ -542,13 +618,10 @@ def _members(group: Path) -> set[int]:
     return set()
 
 
-def _ancestors(pid: int) -> list[int]:
-    found: list[int] = []
-    state = state_of(pid)
-    while state is not None and state.parent_pid not in (0, *found):
-        found.append(state.parent_pid)
-        state = state_of(state.parent_pid)
-    return found
+def _children(pid: int) -> set[int]:
+    """Give the processes below one, whatever started them in between."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return {one for one in pids if pid in ancestors_of(one)}
 
 
 def _threads(pid: int) -> list[int]:
@@ -592,9 +665,8 @@ def _run(argv: tuple[str, ...]) -> str:
     return done.stdout
 
 
-def _post(url: str, body: dict[str, float]) -> None:
-    request = urllib.request.Request(
-        url, data=msgspec.json.encode(body), headers={"Content-Type": "application/json"}
-    )
+def _ask(url: str, body: dict[str, float] | None = None) -> dict[str, float]:
+    data = None if body is None else msgspec.json.encode(body)
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as response:
-        response.read()
+        return msgspec.json.decode(response.read(), type=dict[str, float])

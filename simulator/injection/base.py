@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from schemas.records import FaultSeverity
-from simulator.faults.steps import Step
 from simulator.fleet.effect import Effect
+from simulator.injection.steps import Step, ancestors_of, state_of
 
 Vendor = Literal["nvidia", "amd"]
 
@@ -24,6 +24,8 @@ VENDOR_TOOLS: dict[Vendor, tuple[str, ...]] = {
     "nvidia": ("nvidia-smi",),
     "amd": ("amd-smi", "rocm-smi"),
 }
+# What a container lets run is often some thousands. Heavy levels reach it on 256 CPUs.
+MOST_PROCESSES = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Needs:
 
         replica: Only the engine replica can do this to itself.
 
-        target: The pid of an engine.
+        target: Processes of an engine; never the first one, the kernel's, ours or those above us.
     """
 
     root: bool = False
@@ -126,7 +128,7 @@ class Machine:
 
 
 class Injector(ABC):
-    """A fault: one file in this folder with one subclass.
+    """A fault: one file in `simulator/faults` with one subclass.
 
     `plan` says what would be done and changes nothing; the keeper does it, and undoes it whatever
     happens. `work` is what the plan's `Work` processes run. `effect` is the same fault in a
@@ -159,6 +161,11 @@ class Injector(ABC):
     def obstacles(self, target: Target, machine: Machine) -> list[str]:
         """Say why it cannot be made here; each sentence ends with what to do. Empty if it can."""
         return missing_needs(self.needs, target, machine)
+
+    def is_host_wide(self, intensity: float) -> bool:
+        """Tell whether every engine on the host feels it, whomever it is aimed at."""
+        aimed = self.needs.target or self.needs.replica or bool(self.needs.vendors)
+        return bool(self.effect(intensity).host) and not aimed
 
     @abstractmethod
     def plan(self, intensity: float, target: Target, machine: Machine) -> list[Step]:
@@ -206,4 +213,26 @@ def missing_needs(needs: Needs, target: Target, machine: Machine) -> list[str]:
         )
     if needs.target and not target.pids:
         found.append("it is aimed at an engine: give its processes with --pid")
+    if needs.target:
+        found += [text for pid in target.pids if (text := _unfit(pid, machine)) is not None]
     return found
+
+
+def _unfit(pid: int, machine: Machine) -> str | None:
+    """Say why a process must not be slowed, or cannot be."""
+    advice = "give the engine's processes with --pid"
+    state = state_of(pid, machine.path("/proc"))
+    if state is None:
+        return f"there is no process {pid}: {advice}"
+    if pid == 1 or state.is_of_kernel:
+        return f"process {pid} is the system's first, or a thread of the kernel: {advice}"
+    if pid in (os.getpid(), *ancestors_of(os.getpid())):
+        return f"process {pid} is this one, or one that started it: {advice}"
+    if machine.uid not in (0, machine.path(f"/proc/{pid}").stat().st_uid):
+        return f"process {pid} belongs to another user: run it as that user, or with sudo"
+    return None
+
+
+def processes_for(per_cpu: float, cpus: int) -> int:
+    """Give how many processes make so many per CPU: one at least, and no more than is sane."""
+    return min(max(1, round(per_cpu * cpus)), MOST_PROCESSES)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -22,13 +24,15 @@ from typing import Literal
 
 import msgspec
 
-from simulator.faults.journal import Journal, Journals, boot_id
-from simulator.faults.steps import Step, StepError, Work, start_ticks_of
-from simulator.faults.undo import MARK, recover, recover_locked, undo_all
-from simulator.faults.worker import PARENT, PR_SET_NAME, READY, SECONDS
+from schemas.records import Fault
+from simulator.injection.journal import Journal, Journals, boot_id
+from simulator.injection.steps import Step, StepError, Work, start_ticks_of
+from simulator.injection.undo import MARK, recover, recover_locked, undo_all
+from simulator.injection.worker import PARENT, PR_SET_NAME, READY, SECONDS
 
 READY_SECONDS = 60.0
 GRACE_SECONDS = 3.0
+FILES = 4096
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -36,7 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the front asks for.
 
     Attributes:
-        name: Of the fault.
+        fault: The truth, as far as it is known.
 
         seconds: How long after all steps are done they are undone, if nothing else comes first.
 
@@ -45,8 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         front_pid: Process that started the keeper.
     """
 
-    fault_id: str
-    name: str
+    fault: Fault
     seconds: float
     steps: tuple[Step, ...]
     folder: str
@@ -84,14 +87,17 @@ class Keeper:
         start_ticks = start_ticks_of(os.getpid())
         assert start_ticks is not None
         self.journal = Journal(
-            fault_id=plan.fault_id,
-            name=plan.name,
+            fault_id=plan.fault.fault_id,
+            name=plan.fault.name,
             keeper_pid=os.getpid(),
             keeper_start_ticks=start_ticks,
+            front_pid=plan.front_pid,
+            front_start_ticks=start_ticks_of(plan.front_pid),
             boot_id=boot_id(),
             claims=tuple(sorted({one for step in plan.steps for one in step.claims()})),
         )
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.handles: list[int] = []
         self.mail = Mail(plan.front_pid)
 
     def run(self) -> int:
@@ -101,8 +107,7 @@ class Keeper:
             self._enter()
             for step in self.plan.steps:
                 self._do(step)
-            pids = tuple(worker.pid for worker in self.workers)
-            say(Said(what="begun", at_ns=time.time_ns(), workers=pids))
+            self._begin()
             error = self._wait(time.monotonic() + self.plan.seconds)
         except Stopped:
             pass
@@ -115,6 +120,15 @@ class Keeper:
         error = "; ".join(one for one in (error, left) if one is not None) or None
         say(Said(what="ended", at_ns=time.time_ns(), error=error))
         return 0 if error is None else 1
+
+    def _begin(self) -> None:
+        at_ns = time.time_ns()
+        # Before it is told: whoever undoes this must know that it was there.
+        truth = dataclasses.replace(self.plan.fault, begin_ns=at_ns)
+        self.journal = msgspec.structs.replace(self.journal, truth=truth)
+        self.journals.write(self.journal)
+        pids = tuple(worker.pid for worker in self.workers)
+        say(Said(what="begun", at_ns=at_ns, workers=pids))
 
     def _enter(self) -> None:
         """Undo what others left, and claim the settings."""
@@ -152,12 +166,21 @@ class Keeper:
             "OPENBLAS_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
         }
-        for _ in range(work.count):
-            worker = subprocess.Popen(
-                work.argv(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
-            )
-            self.workers.append(worker)
         deadline = time.monotonic() + READY_SECONDS
+        for _ in range(work.count):
+            if self.mail.said():
+                raise Stopped
+            try:
+                worker = subprocess.Popen(
+                    work.argv(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
+                )
+                self.workers.append(worker)
+                self.handles.append(os.pidfd_open(worker.pid))
+            except OSError as err:
+                raise StepError(
+                    f"no more than {len(self.workers)} processes can be started ({err.strerror}): "
+                    "choose a lower intensity"
+                ) from err
         for worker in self.workers[-work.count :]:
             self._await_ready(work.fault, worker, deadline)
 
@@ -177,13 +200,12 @@ class Keeper:
 
     def _wait(self, deadline: float) -> str | None:
         """Wait for the end; give an error if it comes because a worker died."""
-        fds = {os.pidfd_open(worker.pid): worker for worker in self.workers}
-        dead = self.mail.wait(list(fds), deadline)
+        dead = self.mail.wait(self.handles, deadline)
         if self.mail.said() or not dead:
             return None
-        stdout = fds[dead[0]].stdout
-        assert stdout is not None
-        return self._died(fds[dead[0]], stdout.readline())
+        worker = self.workers[self.handles.index(dead[0])]
+        assert worker.stdout is not None
+        return self._died(worker, worker.stdout.readline())
 
     def _died(self, worker: subprocess.Popen[bytes], said: bytes) -> str:
         try:
@@ -193,7 +215,8 @@ class Keeper:
             status = worker.wait()
         how = f"signal {-status}" if status < 0 else f"status {status}"
         why = said.decode(errors="replace").strip() or "no message: was memory short?"
-        return f"a worker of {self.plan.name} ended early with {how} ({why}): mend that, run again"
+        name = self.plan.fault.name
+        return f"a worker of {name} ended early with {how} ({why}): mend that, run again"
 
     def _undo(self) -> str | None:
         for worker in self.workers:
@@ -203,7 +226,16 @@ class Keeper:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(max(deadline - time.monotonic(), 0.01))
             worker.kill()
+        self._close()
         return undo_all(self.journals, self.journal)
+
+    def _close(self) -> None:
+        """Let go of the files of workers that have ended: to undo takes some, too."""
+        for worker in self.workers:
+            assert worker.stdout is not None
+            worker.stdout.close()
+        for handle in self.handles:
+            os.close(handle)
 
 
 class Mail:
@@ -249,6 +281,14 @@ def say(said: Said) -> None:
         os.write(1, msgspec.json.encode(said) + b"\n")
 
 
+def allow_files() -> None:
+    """Open as many files as all workers take: two each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FILES:
+        # Unlimited is a negative number.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if hard < 0 else min(FILES, hard), hard))
+
+
 def start_guard(journals: Journals, fault_id: str) -> int:
     """Fork a process that undoes from the journal at once if this one is killed; give its pid."""
     pidfd = os.pidfd_open(os.getpid())
@@ -285,9 +325,10 @@ def main() -> int:
     except StepError as err:
         say(Said(what="ended", at_ns=time.time_ns(), error=str(err)))
         return 1
-    guard_pid = start_guard(journals, plan.fault_id)
+    allow_files()
+    guard_pid = start_guard(journals, plan.fault.fault_id)
     # Inherited by all that we start; not by the guard, which has begun already.
-    os.environ[MARK] = plan.fault_id
+    os.environ[MARK] = plan.fault.fault_id
     ctypes.CDLL(None).prctl(PR_SET_NAME, b"fault-keeper", 0, 0, 0)
     status = Keeper(plan, journals).run()
     # Only now: where the keeper breaks, the guard has to do its work.
