@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
-from schemas.records import Alert, Engine, Fault, FaultSeverity, Record
+from schemas.records import Engine, Fault, FaultSeverity, Record
 from simulator import controls, faults
 from simulator.fleet import presets
 from simulator.fleet.episodes import SEVERITIES, Episode
@@ -79,17 +79,13 @@ def analyse(job: Job) -> Observed:
 
 def _judged(fleet: Fleet, seconds: float) -> Iterator[Record]:
     offline = Offline()
-    newest_ns = fleet.begin_ns
     for record in fleet.records(seconds):
         if isinstance(record, Fault | Engine):
             yield record
         if isinstance(record, Fault):
             continue
-        for result in offline.feed(record):
-            if not isinstance(result, Alert):
-                newest_ns = max(newest_ns, result.end_ns)
-            yield result
-    yield from offline.tick(newest_ns)
+        yield from offline.feed(record)
+    yield from offline.end()
 
 
 def _cases(name: str) -> Iterator[Case]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.records import Alert, Batch, Engine, Iteration, Record, Workload
+from schemas.records import Alert, Batch, Engine, Fault, Iteration, Record, Workload
 from schemas.tables import migrations, split_statements
 from schemas.topics import key_of, topic_of
 from streams.sinks.clickhouse import TABLES, ClickHouse, migrate, row_of
@@ -156,6 +156,20 @@ def test_the_view_of_batches_speaks_of_times_and_ratios(chdb: Any, sink: ClickHo
         "WHERE engine_id = 'view'"
     )
     assert found.result_rows == [(30.0, 20.0, 1.5, "2026-09-21 14:13:20.000000000")]
+
+
+def test_the_view_of_faults_shows_the_whole_truth_in_one_row(chdb: Any, sink: ClickHouse) -> None:
+    ended: Fault = replace(
+        full(Fault), fault_id="seen", state="ended", intermittent=True, true_ratio=1.25, error="why"
+    )
+    begun = replace(ended, state="begun", end_ns=None, true_ratio=None, error=None)
+    for records in ([begun], [ended]):
+        sink.write([*records])
+    found = chdb.query(
+        "SELECT name, ended, intermittent, true_ratio, error, isNull(end_time) FROM faults_view "
+        "WHERE fault_id = 'seen'"
+    )
+    assert found.result_rows == [(ended.name, 1, True, 1.25, "why", 0)]
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

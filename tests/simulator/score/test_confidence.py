@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.score import confidence
-from simulator.score.confidence import LEAST_UNITS, Estimate, f1, mean, quantile, rate, share
+from simulator.score.confidence import Estimate, f1, mean, quantile, rate, share
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def ends(found: Estimate) -> tuple[float, float]:
 
 
 def test_few_units_have_no_interval() -> None:
-    few = [float(n) for n in range(LEAST_UNITS - 1)]
+    few = [0.0, 1.0, 2.0, 3.0]
     for found in (
         quantile(few, 0.5, 10, 1),
         mean(few, 10, 1),
-        f1(pairs(*[(3, n) for n in range(LEAST_UNITS - 1)]), [0], 10, 1),
+        f1(pairs((3, 0), (3, 1), (3, 2), (3, 3)), [0], 10, 1),
         # Many values, though of few faults.
         quantile(few * 9, 0.5, 10, 1, units=[str(value) for value in few] * 9),
     ):

@@ -160,7 +160,9 @@ def test_a_fault_of_many_engines_is_one_observation() -> None:
     for engine_id in ids:
         records += [*batches(0, 60, engine_id=engine_id)]
         records += incident(11, 21, engine_id=engine_id)
-    incidents = score(records, STRICT).overall.incidents
+    found = score(records, STRICT).overall
+    assert (found.lag.batches_p50.n, found.causes.right_first.n) == (1, 1)
+    incidents = found.incidents
     assert (incidents.found, incidents.expected, incidents.faults) == (8, 8, 1)
     for share in (incidents.recall, incidents.precision):
         assert (share.value, share.n) == (1.0, 1)
@@ -363,15 +365,15 @@ def test_material_faults_are_told_apart_by_the_true_effect_alone() -> None:
     faults = [
         fault(10, 15, name="felt", true_ratio=1.2),
         fault(20, 25, name="weak", true_ratio=1.01),
-        fault(30, 35, name="measured"),
+        fault(70, 75, name="measured"),
     ]
-    slow = [batch(30.5 + n, "slow", seconds=0.3) for n in range(4)]
+    slow = [batch(70.5 + n, "slow", seconds=0.3) for n in range(4)]
     found = scored(*faults, *slow, *incident(11, 16))
     assert found.overall.incidents.expected == 3
     assert found.material.incidents.expected == 1
     assert found.material.incidents.recall.value == 1.0
     assert found.by_fault["felt"].effect.true_ratio == 1.2
-    assert found.by_fault["measured"].effect.measured is not None
+    assert found.by_fault["measured"].effect.measured == pytest.approx(3.0)
     assert found.by_fault["measured"].effect.true_ratio is None
 
 
