@@ -18,6 +18,7 @@ from latencyprism.__main__ import COMMANDS, build_parser, load_command
 from schemas.records import Alert
 from schemas.settings import read_settings, section
 from schemas.topics import TOPICS
+from simulator import controls, faults
 from streams.sinks.webhook import WebhookSettings, payload_of
 from tests.schemas.samples import full
 from tests.test_example_settings import EXAMPLE, SETTINGS, SOURCES, secrets_in, secrets_read
@@ -360,3 +361,9 @@ def test_the_image_is_built_from_files_that_are_there() -> None:
     assert set(project["tool"]["hatch"]["build"]["packages"]) <= sources
     extras = re.findall(r"\}\[([\w,]+)\]", DOCKERFILE.read_text())
     assert set(extras[0].split(",")) <= set(project["project"]["optional-dependencies"])
+
+
+def test_the_fault_gym_page_names_every_fault_and_control() -> None:
+    page = (ROOT / "docs" / "fault-gym.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert rows == {*faults.available(), *controls.available()}

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from schemas.records import HostReading, ProcessReading, Record, Role, XpuProcess, XpuReading
+from schemas.records import HostReading, ProcessReading, Record, XpuProcess, XpuReading
 from simulator.fleet.draws import Floats, Ints, Words, keys_of, normals, uniforms
 from simulator.fleet.effect import Change, Effect
+from simulator.fleet.places import Place
 from simulator.fleet.setting import Device, Setting
 
 PERIOD_NS = 1_000_000_000
@@ -28,63 +29,12 @@ WAITING_CPU_RATIO = 0.05
 SERVER_TOKEN_SECONDS = 60e-6
 WEIGHTS_RATIO = 0.9
 NOISE_LANES = 12
-MOST_RANKS = 16
 
 R = TypeVar("R", HostReading, ProcessReading, XpuReading)
 _INTEGERS = {
     record: frozenset(one.name for one in fields(record) if one.type in (int, int | None))
     for record in (HostReading, ProcessReading, XpuReading)
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where an engine lives.
-
-    Attributes:
-        host_number: Of its host; ``slot`` is its place there, from 0.
-    """
-
-    engine_id: str
-    host: str
-    host_number: int
-    slot: int
-    port: int
-
-    @property
-    def server_pid(self) -> int:
-        """The process that clients talk to."""
-        return 2000 + 100 * self.slot
-
-    @property
-    def core_pid(self) -> int:
-        """The process that iterates."""
-        return self.server_pid + 10
-
-    def processes(self, setting: Setting) -> list[tuple[int, Role, int | None]]:
-        """List pid, role and rank."""
-        found: list[tuple[int, Role, int | None]] = [
-            (self.server_pid, "api_server", None),
-            (self.core_pid, "engine_core", 0),
-        ]
-        if setting.ranks > 1:
-            role: Role = setting.rank_role
-            first = 0 if role == "worker" else 1
-            for rank in range(first, setting.ranks):
-                found.append((self.core_pid + 1 + rank, role, rank))
-        return found
-
-    def device_ids(self, setting: Setting) -> tuple[str, ...]:
-        """Name the accelerators, one for each rank."""
-        if setting.device is None:
-            return ()
-        return tuple(
-            f"GPU-{self.host}-{self.device_index(rank):03d}" for rank in range(setting.ranks)
-        )
-
-    def device_index(self, rank: int) -> int:
-        """Give a rank's accelerator; an engine that gets more ranks takes none of another's."""
-        return MOST_RANKS * self.slot + rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

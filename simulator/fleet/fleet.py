@@ -4,54 +4,34 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.codec import encode
-from schemas.records import Engine, EngineState, Fault, Record
-from schemas.topics import key_of, time_ms_of, topic_of
+from schemas.records import EngineState, Fault, Record
 from simulator.fleet.batching import Batch, Batching
-from simulator.fleet.counters import Counters, Meters, Place, Shown, Use
-from simulator.fleet.draws import Floats, Ints, keys_of, uniforms
-from simulator.fleet.duration import PHASES, Duration, Durations, Strain
+from simulator.fleet.counters import Counters, Meters, Use
+from simulator.fleet.draws import Ints, keys_of, uniforms
+from simulator.fleet.duration import Duration, Durations, Strain
 from simulator.fleet.episodes import Episode, tell
+from simulator.fleet.hits import bend_traffic, settings_of, shown_of, strains_of
+from simulator.fleet.inventory import INVENTORY_NS, engine_record
 from simulator.fleet.parameters import Parameters
-from simulator.fleet.rows import OPEN, ROW, Message, Rows, Writer
+from simulator.fleet.places import places_of
+from simulator.fleet.ranks import rank_rows
+from simulator.fleet.rows import OPEN_NS, ROW, Message, Rows, Writer, open_rows
 from simulator.fleet.setting import Setting
 from simulator.fleet.truth import Running
+from simulator.fleet.windows import WINDOW_NS, Timed, Window, messages_in_order, records_in_order
+
+__all__ = ["BEGIN_NS", "OPEN_NS", "WINDOW_NS", "Fleet", "Window", "places_of", "simulate"]
 
 BEGIN_NS = 1_767_225_600_000_000_000
 """The first of January 2026: when a simulation begins that is not told the time."""
 
-WINDOW_NS = 250_000_000
-"""Time is simulated in pieces of this length; all that ends in one is put in order."""
-
 # As agents have it: collectors.agent and the settings of [collect].
-INVENTORY_NS = 10_000_000_000
-OPEN_NS = 100_000_000
 UNCERTAINTY_NS = 500_000
 # What a restarted engine takes until it serves again.
 RESTART_NS = 5_000_000_000
-FIRST_PORT = 8000
-
-_PHASE = {name: index for index, name in enumerate(PHASES)}
-_Timed = tuple[int, Record]
-
-
-@dataclass(slots=True)
-class Window:
-    """What agents sent within a piece of time.
-
-    Attributes:
-        rows: Iterations, in order.
-
-        others: All other records with the time of each, in order.
-    """
-
-    end_ns: int
-    rows: Rows
-    others: list[_Timed]
 
 
 class Fleet:
@@ -150,8 +130,7 @@ class Fleet:
     def records(self, seconds: float) -> Iterator[Record]:
         """Simulate and give the records in the order of their time."""
         for window in self.windows(seconds):
-            iterations = self._writer.records(window.rows)
-            yield from _merged(window.rows["at_ns"].tolist(), iterations, window.others)
+            yield from records_in_order(window, self._writer)
 
     def messages(self, seconds: float) -> Iterator[Message]:
         """Simulate and give the records as messages, in the order of their time."""
@@ -160,15 +139,7 @@ class Fleet:
 
     def messages_of(self, window: Window) -> list[Message]:
         """Give what was sent in a window as messages."""
-        found = self._writer.messages(window.rows)
-        found += [
-            Message(
-                topic_of(record).name, key_of(record), encode(record), time_ms_of(record), at_ns
-            )
-            for at_ns, record in window.others
-        ]
-        found.sort(key=_at)
-        return found
+        return messages_in_order(window, self._writer)
 
     def _resolve(self, number: int, episode: Episode) -> Running:
         told = tell(episode)
@@ -207,7 +178,7 @@ class Fleet:
                 self._tell_fault(one, one.begin_ns)
             if one.state == "begun" and one.end_ns < at_ns:
                 self._tell_fault(one, at_ns)
-        self._bend_traffic(at_ns)
+        bend_traffic(self._batching, self._running, at_ns)
         self._turn_controls(at_ns)
 
     def _end_episodes(self, at_ns: int) -> None:
@@ -227,24 +198,8 @@ class Fleet:
             if fault.state == "ended":
                 self.truth.append(fault)
 
-    def _bend_traffic(self, at_ns: int) -> None:
-        batching = self._batching
-        batching.kv_ratio[:] = batching.arrivals_ratio[:] = 1.0
-        for one in self._running:
-            if one.told.effect is not None and one.begin_ns <= at_ns < one.end_ns:
-                batching.kv_ratio[one.rows] *= one.told.effect.kv_ratio
-                batching.arrivals_ratio[one.rows] *= one.told.effect.arrivals_ratio
-
     def _turn_controls(self, at_ns: int) -> None:
-        wanted: dict[int, Setting] = {}
-        for one in self._running:
-            control = one.told.control
-            if control is None or at_ns < one.begin_ns or at_ns >= one.end_ns + 2 * WINDOW_NS:
-                continue
-            progress = (at_ns - one.begin_ns) / (one.end_ns - one.begin_ns)
-            for row in one.rows.tolist():
-                before = wanted[row] if row in wanted else self._base[row]
-                wanted[row] = before if progress >= 1 else control.at(progress, before)
+        wanted = settings_of(self._running, self._base, at_ns)
         for row, setting in wanted.items():
             if setting != self._settings[row]:
                 self._change(row, setting, at_ns)
@@ -293,7 +248,7 @@ class Fleet:
         begin_ns = self._clock_ns[rows]
         batch = self._batching.schedule(rows)
         self.preemptions += int(batch.preempted.sum())
-        strains = self._strains(rows, begin_ns)
+        strains = strains_of(self._running, rows, begin_ns)
         count = self._count[rows]
         duration = self._durations.of(batch, begin_ns, count, strains)
         end_ns = begin_ns + np.round(duration.total_ms * 1e6).astype(np.int64)
@@ -310,20 +265,6 @@ class Fleet:
         self._batching.pass_time(rows, (next_ns - begin_ns) / 1e9)
         self._clock_ns[rows] = next_ns
         return self._rows(rows, batch, duration, begin_ns, end_ns, count)
-
-    def _strains(self, rows: Ints, begin_ns: Ints) -> list[Strain]:
-        strains: list[Strain] = []
-        for one in self._running:
-            if one.state != "begun" or one.told.effect is None:
-                continue
-            is_on = one.hits[rows] & (one.begin_ns <= begin_ns) & (begin_ns < one.end_ns)
-            hit = np.flatnonzero(is_on)
-            if hit.size:
-                strain = Strain(
-                    number=one.number, effect=one.told.effect, hit=hit, until_ns=one.end_ns
-                )
-                strains.append(strain)
-        return strains
 
     def _learn_truth(self, rows: Ints, duration: Duration, strains: list[Strain]) -> None:
         for strain in strains:
@@ -363,46 +304,15 @@ class Fleet:
         ):
             workload[:, column] = values
         found["phases_ms"] = duration.phases_ms
-        parts = [found, _open_rows(found)]
+        parts = [found, open_rows(found)]
         several = np.flatnonzero(self._parameters.counts["ranks"][rows] > 1)
         if several.size:
-            parts += self._rank_rows(found[several], duration.rank_ms[several])
+            workers = np.array(
+                [self._settings[row].rank_role == "worker" for row in rows[several].tolist()]
+            )
+            ranks = self._parameters.counts["ranks"][rows[several]]
+            parts += rank_rows(found[several], duration.rank_ms[several], ranks, workers)
         return np.concatenate(parts)
-
-    def _rank_rows(self, core: Rows, rank_ms: Floats) -> Iterator[Rows]:
-        """Give what the further ranks report of the same iterations."""
-        ranks = self._parameters.counts["ranks"][core["engine"]]
-        workers = np.array(
-            [self._settings[row].rank_role == "worker" for row in core["engine"].tolist()]
-        )
-        forward, wait = _PHASE["forward"], _PHASE["communication_wait"]
-        own_ms = core["phases_ms"].sum(axis=1)
-        for rank in range(int(ranks.max())):
-            chosen = (rank < ranks) & (workers | (rank > 0))
-            part = core[chosen].copy()
-            lag = rank_ms[chosen, 0] - rank_ms[chosen, rank]
-            part["rank"], part["is_worker"] = rank, workers[chosen]
-            # Who is faster waits for the slowest.
-            taken = np.clip(lag, -part["phases_ms"][:, wait], part["phases_ms"][:, forward])
-            part["phases_ms"][:, forward] -= taken
-            part["phases_ms"][:, wait] += taken
-            self._shorten(part, own_ms[chosen])
-            yield part
-
-    def _shorten(self, part: Rows, total_ms: Floats) -> None:
-        """Cut a worker's record down to its share, which has no host work but its own."""
-        some = np.flatnonzero(part["is_worker"])
-        phases = part["phases_ms"][some]
-        before = phases[:, [_PHASE[name] for name in ("queue", "schedule", "prepare")]].sum(axis=1)
-        share = phases[:, _PHASE["forward"]]
-        kept = np.zeros_like(phases)
-        kept[:, _PHASE["forward"]] = share
-        part["phases_ms"][some] = kept
-        begin_ns = part["begin_ns"][some] + (before * 1e6).astype(np.int64)
-        limit_ns = part["end_ns"][some]
-        end_ns = np.minimum(begin_ns + (share * 1e6).astype(np.int64), limit_ns)
-        part["begin_ns"][some] = np.minimum(begin_ns, end_ns)
-        part["end_ns"][some] = part["at_ns"][some] = end_ns
 
     # Counters and inventory
 
@@ -424,7 +334,7 @@ class Fleet:
                 iterations=since[:, 3],
             )
             settings = [self._settings[row] for row in rows]
-            shown = self._shown(rows, last_ns, stamp_ns)
+            shown = shown_of(self._running, rows, last_ns, stamp_ns)
             for at_ns, record in self._counters.readings(
                 rows, settings, use, last_ns, stamp_ns, shown
             ):
@@ -433,50 +343,17 @@ class Fleet:
             for row in range(len(self._settings)):
                 self._tell_engine(row, end_ns)
 
-    def _shown(self, rows: list[int], begin_ns: int, end_ns: int) -> dict[int, list[Shown]]:
-        found: dict[int, list[Shown]] = {}
-        for one in self._running:
-            covered = min(one.end_ns, end_ns) - max(one.begin_ns, begin_ns)
-            if one.told.effect is None or covered <= 0:
-                continue
-            shown = Shown(effect=one.told.effect, share=covered / (end_ns - begin_ns))
-            for row in set(one.rows.tolist()).intersection(rows):
-                found.setdefault(row, []).append(shown)
-        return found
-
     def _tell_engine(self, row: int, at_ns: int, state: EngineState = "running") -> None:
-        setting, place = self._settings[row], self.places[row]
-        pids = tuple(pid for pid, _, _ in place.processes(setting))
-        worker = setting.rank_role == "worker"
-        watched = tuple(range(setting.ranks))
-        self._push(
+        record = engine_record(
+            self._settings[row],
+            self.places[row],
             at_ns,
-            Engine(
-                engine_id=place.engine_id,
-                host=place.host,
-                at_ns=at_ns,
-                state=state,
-                framework=setting.framework,
-                process_start_ns=int(self._start_ns[row]),
-                version=setting.version,
-                model=setting.model,
-                port=place.port,
-                source=setting.source,
-                pids=pids,
-                ranks=1 if worker else setting.ranks,
-                agent_version="simulated",
-                iterations_seen=int(self._count[row]),
-                iterations_missed=0,
-                engine_iterations=int(self._sequence[row]),
-                agent_cpu_ratio=0.01,
-                records_dropped=0,
-                watched_ranks=watched,
-                sources=tuple(setting.source for _ in watched),
-                device_ids=place.device_ids(setting),
-                poll_hz=1000,
-                stack_hz=setting.stack_hz,
-            ),
+            state,
+            process_start_ns=int(self._start_ns[row]),
+            iterations_seen=int(self._count[row]),
+            engine_iterations=int(self._sequence[row]),
         )
+        self._push(at_ns, record)
 
     def _emit(self, end_ns: int) -> Window:
         """Give what was sent before the end of the window, and keep the rest."""
@@ -485,7 +362,7 @@ class Fleet:
         self._pending = self._pending[~sent]
         # A worker's share is told before its core's iteration where both end together.
         order = np.lexsort((rows["rank"], ~rows["is_worker"], rows["engine"], rows["at_ns"]))
-        others: list[_Timed] = []
+        others: list[Timed] = []
         while self._later and self._later[0][0] < end_ns:
             at_ns, _, record = heapq.heappop(self._later)
             others.append((at_ns, record))
@@ -514,61 +391,6 @@ def simulate(
         begin_ns: When it begins, in epoch time.
     """
     return Fleet(settings, episodes, seed=seed, begin_ns=begin_ns).records(seconds)
-
-
-def places_of(settings: Sequence[Setting], host_prefix: str) -> list[Place]:
-    """Put engines that follow each other onto hosts until those are full."""
-    places: list[Place] = []
-    host_number, slot, room = 0, 0, 0
-    for row, setting in enumerate(settings):
-        fitting = setting.engines_per_host
-        if setting.device is not None:
-            fitting = min(fitting, max(setting.devices_per_host // setting.ranks, 1))
-        is_other = row > 0 and setting.host != settings[row - 1].host
-        if row == 0 or slot >= min(room, fitting) or is_other:
-            host_number, slot, room = host_number + (row > 0), 0, fitting
-        host = f"{host_prefix}-{host_number:04d}"
-        port = FIRST_PORT + slot
-        places.append(
-            Place(
-                engine_id=f"{host}:{port}",
-                host=host,
-                host_number=host_number,
-                slot=slot,
-                port=port,
-            )
-        )
-        slot += 1
-    return places
-
-
-def _open_rows(rows: Rows) -> Rows:
-    """Give what agents say of iterations while these run long."""
-    times = (rows["end_ns"] - rows["begin_ns"] - 1) // OPEN_NS
-    long = np.flatnonzero(times > 0)
-    repeats = times[long]
-    found = np.repeat(rows[long], repeats)
-    first = np.repeat(np.cumsum(repeats) - repeats, repeats)
-    running_ns = (np.arange(len(found)) - first + 1) * OPEN_NS
-    found["running_ns"] = running_ns
-    found["at_ns"] = found["begin_ns"] + running_ns
-    found["end_ns"] = OPEN
-    found["phases_ms"] = 0.0
-    return found
-
-
-def _merged(times: list[int], iterations: Sequence[Record], others: list[_Timed]) -> list[Record]:
-    timed: list[_Timed] = [*zip(times, iterations, strict=True), *others]
-    timed.sort(key=_first)
-    return [record for _, record in timed]
-
-
-def _first(timed: _Timed) -> int:
-    return timed[0]
-
-
-def _at(message: Message) -> int:
-    return message.at_ns
 
 
 def _identity(setting: Setting) -> tuple[object, ...]:

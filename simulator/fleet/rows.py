@@ -29,6 +29,9 @@ WORKLOAD = (
 """What agents read of a batch; the other fields of `Workload` no engine tells them."""
 
 OPEN = -1
+OPEN_NS = 100_000_000
+"""So often agents tell of an iteration that runs long, by their usual settings."""
+
 ROW = np.dtype(
     [
         ("at_ns", np.int64),
@@ -265,3 +268,18 @@ def _phase_times(counts: tuple[tuple[int, int], ...], duration_ns: int) -> tuple
         )
         for phase, count in counts
     )
+
+
+def open_rows(rows: Rows) -> Rows:
+    """Give what agents say of iterations while these run long."""
+    times = (rows["end_ns"] - rows["begin_ns"] - 1) // OPEN_NS
+    long = np.flatnonzero(times > 0)
+    repeats = times[long]
+    found = np.repeat(rows[long], repeats)
+    first = np.repeat(np.cumsum(repeats) - repeats, repeats)
+    running_ns = (np.arange(len(found)) - first + 1) * OPEN_NS
+    found["running_ns"] = running_ns
+    found["at_ns"] = found["begin_ns"] + running_ns
+    found["end_ns"] = OPEN
+    found["phases_ms"] = 0.0
+    return found

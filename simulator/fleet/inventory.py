@@ -1,0 +1,51 @@
+"""What agents say of the engines that they watch."""
+
+from __future__ import annotations
+
+from schemas.records import Engine, EngineState
+from simulator.fleet.places import Place
+from simulator.fleet.setting import Setting
+
+# As collectors.agent has it.
+INVENTORY_NS = 10_000_000_000
+
+
+def engine_record(
+    setting: Setting,
+    place: Place,
+    at_ns: int,
+    state: EngineState,
+    *,
+    process_start_ns: int,
+    iterations_seen: int,
+    engine_iterations: int,
+) -> Engine:
+    """Give the inventory record of an engine."""
+    pids = tuple(pid for pid, _, _ in place.processes(setting))
+    worker = setting.rank_role == "worker"
+    watched = tuple(range(setting.ranks))
+    return Engine(
+        engine_id=place.engine_id,
+        host=place.host,
+        at_ns=at_ns,
+        state=state,
+        framework=setting.framework,
+        process_start_ns=process_start_ns,
+        version=setting.version,
+        model=setting.model,
+        port=place.port,
+        source=setting.source,
+        pids=pids,
+        ranks=1 if worker else setting.ranks,
+        agent_version="simulated",
+        iterations_seen=iterations_seen,
+        iterations_missed=0,
+        engine_iterations=engine_iterations,
+        agent_cpu_ratio=0.01,
+        records_dropped=0,
+        watched_ranks=watched,
+        sources=tuple(setting.source for _ in watched),
+        device_ids=place.device_ids(setting),
+        poll_hz=1000,
+        stack_hz=setting.stack_hz,
+    )
