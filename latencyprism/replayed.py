@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latencyprism.times import shown
 from schemas.incidents import Incident
 from streams.difference import Difference, Pair
 from streams.outcome import Outcome
-
-if TYPE_CHECKING:
-    from latencyprism.commands.replay import Replay
+from streams.replay import Replay
 
 VERDICTS = ("normal", "drift", "slow", "unknown")
 ENGINES_SHOWN = 20

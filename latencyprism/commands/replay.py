@@ -24,7 +24,7 @@ from latencyprism.commands.record import (
 from latencyprism.errors import CommandError, need
 from latencyprism.logs import add_log_level, start_logging
 from schemas.recording import RecordingError, RecordingWriter, seen_ns
-from schemas.records import Alert, Batch, Engine, HostReading, Iteration, Record, XpuReading
+from schemas.records import Engine, Record
 from schemas.settings import read_settings
 from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, XPUS
 
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from latencyprism.replayed import print_json, print_tables
     from streams.difference import compare
     from streams.outcome import Outcome
+    from streams.replay import Replay
 
     there = Outcome()
     played = Replay(recorded=there.add if arguments.compare == RECORDED else None)
@@ -91,60 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
     show(played, difference)
     differs = difference is not None and not difference.equal
     return 1 if differs and arguments.fail_on_difference else 0
-
-
-class Replay:
-    """Plays records through the analysis and keeps what there is to tell.
-
-    Args:
-        recorded: Takes the batches and alerts of the input.
-
-    Attributes:
-        others: Engines with records, though without iterations.
-
-        over_ns: When the last of what was analysed was seen.
-    """
-
-    def __init__(self, recorded: Callable[[Record], None] | None = None) -> None:
-        from streams.outcome import Outcome
-
-        self.outcome = Outcome()
-        self.records = 0
-        self.iterations = 0
-        self.seconds = 0.0
-        self.others: set[str] = set()
-        self.over_ns = 0
-        self._recorded = recorded
-
-    def play(self, records: Iterable[Record], write: Callable[[Record], None] | None) -> None:
-        """Feed all records; results go to ``write``, too."""
-        from streams.offline import Offline
-
-        offline = Offline()
-        began_at_seconds = time.monotonic()
-        for record in records:
-            self._count(record)
-            self._take(offline.feed(record), write)
-        self.over_ns = offline.now_ns
-        # Else an incident that is open at the end would stay so.
-        self._take(offline.end(), write)
-        self.seconds = time.monotonic() - began_at_seconds
-
-    def _take(self, results: Iterable[Record], write: Callable[[Record], None] | None) -> None:
-        for result in results:
-            self.outcome.add(result)
-            if write is not None:
-                write(result)
-
-    def _count(self, record: Record) -> None:
-        self.records += 1
-        if isinstance(record, Iteration):
-            self.iterations += 1
-        elif isinstance(record, Batch | Alert):
-            if self._recorded is not None:
-                self._recorded(record)
-        elif isinstance(record, HostReading | XpuReading | Engine):
-            self.others.add(record.engine_id)
 
 
 def speed_of(text: str) -> float | None:
