@@ -30,13 +30,6 @@ Say = Callable[[str], None]
 HOST = "demo"
 # A KV cache that can be filled within seconds, and is not by the usual clients.
 REPLICA_OPTIONS = ("--num-blocks", "1024")
-# A judge is at its best after 2,000 batches; the replica makes some 60 a second.
-WARM_SECONDS = 50.0
-FAULT_SECONDS = 10.0
-CONTROL_SECONDS = 20.0
-# An incident ends after two calm seconds; one that does not runs into the next fault.
-LEAST_REST_SECONDS = 6.0
-MOST_REST_SECONDS = 15.0
 
 # Longer than any run.
 MOST_SECONDS = 7200.0
@@ -96,13 +89,35 @@ class Played:
     effects: list[Effect] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long things last, in seconds.
+
+    Attributes:
+        warm: A judge is at its best after 2,000 batches; the replica makes some 60 a second.
+
+        fault: Each fault; likewise ``control``.
+
+        least_rest: An incident ends after two calm seconds; one that is not over after
+            ``most_rest`` runs into the next fault.
+    """
+
+    warm: float = 50.0
+    fault: float = 10.0
+    control: float = 20.0
+    least_rest: float = 6.0
+    most_rest: float = 15.0
+
+
+USUAL_PACE = Pace()
+
+
 def play(
     folder: Path,
     names: Sequence[str],
     severities: Sequence[FaultSeverity],
     say: Say,
-    *,
-    fault_seconds: float = FAULT_SECONDS,
+    pace: Pace = USUAL_PACE,
 ) -> Played:
     """Make each fault on a replica under steady load, then each control that it can take.
 
@@ -115,60 +130,24 @@ def play(
 
         say: Takes a line for the reader.
 
-        fault_seconds: How long each fault lasts.
+        pace: How long each thing lasts.
     """
+    played = Played(
+        recording=folder / "real.jsonl.gz",
+        clock_offset_ns=time.time_ns() - time.monotonic_ns(),
+    )
     with Stage(folder, worker="analyze", options=REPLICA_OPTIONS) as stage:
-        played = Played(
-            recording=folder / "real.jsonl.gz",
-            clock_offset_ns=time.time_ns() - time.monotonic_ns(),
-        )
         recorder = Recorder(stage.broker.bootstrap, played.recording)
         recorder.start()
-        replica = stage.replica
-        engine_id = f"{HOST}:{replica.base_url.rpartition(':')[2]}"
-        target = Target(pids=(replica.core_pid, replica.worker_pid), url=replica.base_url)
-        machine = Machine(scratch=stage.folder)
-
-        def publish(fault: Fault) -> None:
-            # How much it really slowed the engine is known, and told, in the end.
-            if fault.state == "ended":
-                played.faults.append(fault)
-            else:
-                recorder.write(fault)
-
-        def inject(name: str, severity: FaultSeverity) -> None:
-            with injected(
-                name,
-                severity=severity,
-                target=target,
-                machine=machine,
-                seconds=fault_seconds + 30,
-                publish=publish,
-                engine_ids=(engine_id,),
-                host=HOST,
-            ) as running:
-                running.wait(fault_seconds)
-
-        cases = list(_cases(names, severities, target, machine, played))
-        with _steady_load(replica.base_url):
-            say(f"warming up for {WARM_SECONDS:.0f} s, then {len(cases)} real faults")
-            time.sleep(WARM_SECONDS)
-            for number, (name, severity) in enumerate(cases, start=1):
-                say(f"{number} of {len(cases)}: {name}, {severity}")
-                try:
-                    inject(name, severity)
-                except (InjectionError, Refused) as err:
-                    played.failed[f"{name}, {severity}"] = str(err)
-                _rest(recorder)
-                if (dead := stage.dead()) is not None:
-                    played.failed[f"{name}, {severity}"] = f"{dead} ended: see {folder}"
-                    break
+        session = _Session(stage, recorder, played, say, pace)
+        session.make_faults(names, severities)
         for name in names:
             if name in controls.available():
-                _control(name, replica.base_url, engine_id, publish, say, recorder)
+                session.make_control(name)
         stage.stop_pipeline()
+        # The last results are on their way.
         time.sleep(1.0)
-        replica.stop()
+        stage.replica.stop()
         played.truth = read_truth(stage.truth)
         played.effects = list(effects(played))
         ratios = {one.fault.fault_id: one.mean_ratio for one in played.effects}
@@ -180,22 +159,104 @@ def play(
     return played
 
 
-def _cases(
-    names: Sequence[str],
-    severities: Sequence[FaultSeverity],
-    target: Target,
-    machine: Machine,
-    played: Played,
-) -> Iterator[tuple[str, FaultSeverity]]:
-    for name in names:
-        if name not in faults.available():
-            continue
-        obstacles = faults.load(name).obstacles(target, machine)
-        if obstacles:
-            played.refused[name] = "; ".join(obstacles)
-            continue
-        for severity in severities:
-            yield name, severity
+class _Session:
+    """A replica on stage, and what is done to it."""
+
+    def __init__(
+        self, stage: Stage, recorder: Recorder, played: Played, say: Say, pace: Pace
+    ) -> None:
+        self._stage = stage
+        self._recorder = recorder
+        self._played = played
+        self._say = say
+        self._pace = pace
+        replica = stage.replica
+        self._url = replica.base_url
+        self._engine_id = f"{HOST}:{replica.base_url.rpartition(':')[2]}"
+        self._target = Target(pids=(replica.core_pid, replica.worker_pid), url=replica.base_url)
+        self._machine = Machine(scratch=stage.folder)
+
+    def make_faults(self, names: Sequence[str], severities: Sequence[FaultSeverity]) -> None:
+        """Make those that can be made here, one after the other, under the usual load."""
+        cases = list(self._cases(names, severities))
+        with _steady_load(self._url):
+            self._say(f"warming up for {self._pace.warm:.0f} s, then {len(cases)} real faults")
+            time.sleep(self._pace.warm)
+            for number, (name, severity) in enumerate(cases, start=1):
+                self._say(f"{number} of {len(cases)}: {name}, {severity}")
+                try:
+                    self._inject(name, severity)
+                except (InjectionError, Refused) as err:
+                    self._played.failed[f"{name}, {severity}"] = str(err)
+                self._rest()
+                if (dead := self._stage.dead()) is not None:
+                    where = self._stage.folder
+                    self._played.failed[f"{name}, {severity}"] = f"{dead} ended: see {where}"
+                    return
+
+    def make_control(self, name: str) -> None:
+        """Let clients ask for something else, if they can ask this engine for it."""
+        phases = controls.load(name).phases(self._pace.control, 1.0)
+        if phases is None:
+            return
+        self._say(f"control: {name}")
+        truth = Fault(
+            fault_id=uuid.uuid4().hex,
+            name=name,
+            kind="control",
+            state="begun",
+            intensity=1.0,
+            host=HOST,
+            begin_ns=time.time_ns(),
+            engine_ids=(self._engine_id,),
+        )
+        self._publish(truth)
+        load = Load(self._url, Workload(name=name, summary=name, phases=phases), seed=11)
+        load.start()
+        load.join(self._pace.control + 20)
+        self._publish(replace(truth, state="ended", end_ns=time.time_ns()))
+        self._rest()
+
+    def _cases(
+        self, names: Sequence[str], severities: Sequence[FaultSeverity]
+    ) -> Iterator[tuple[str, FaultSeverity]]:
+        for name in names:
+            if name not in faults.available():
+                continue
+            obstacles = faults.load(name).obstacles(self._target, self._machine)
+            if obstacles:
+                self._played.refused[name] = "; ".join(obstacles)
+                continue
+            for severity in severities:
+                yield name, severity
+
+    def _inject(self, name: str, severity: FaultSeverity) -> None:
+        with injected(
+            name,
+            severity=severity,
+            target=self._target,
+            machine=self._machine,
+            seconds=self._pace.fault + 30,
+            publish=self._publish,
+            engine_ids=(self._engine_id,),
+            host=HOST,
+        ) as running:
+            running.wait(self._pace.fault)
+
+    def _publish(self, fault: Fault) -> None:
+        # How much it really slowed the engine is known, and told, in the end.
+        if fault.state == "ended":
+            self._played.faults.append(fault)
+        else:
+            self._recorder.write(fault)
+
+    def _rest(self) -> None:
+        """Wait until the incident is over, but not for ever."""
+        begin = time.monotonic()
+        while (waited := time.monotonic() - begin) < self._pace.most_rest:
+            if waited >= self._pace.least_rest and not self._recorder.open_incidents:
+                return
+            time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -212,44 +273,6 @@ def _steady_load(base_url: str) -> Iterator[None]:
     finally:
         clients.terminate()
         clients.wait()
-
-
-def _rest(recorder: Recorder) -> None:
-    begin = time.monotonic()
-    while (waited := time.monotonic() - begin) < MOST_REST_SECONDS:
-        if waited >= LEAST_REST_SECONDS and not recorder.open_incidents:
-            return
-        time.sleep(0.2)
-
-
-def _control(
-    name: str,
-    base_url: str,
-    engine_id: str,
-    publish: Callable[[Fault], None],
-    say: Say,
-    recorder: Recorder,
-) -> None:
-    phases = controls.load(name).phases(CONTROL_SECONDS, 1.0)
-    if phases is None:
-        return
-    say(f"control: {name}")
-    truth = Fault(
-        fault_id=uuid.uuid4().hex,
-        name=name,
-        kind="control",
-        state="begun",
-        intensity=1.0,
-        host=HOST,
-        begin_ns=time.time_ns(),
-        engine_ids=(engine_id,),
-    )
-    publish(truth)
-    load = Load(base_url, Workload(name=name, summary=name, phases=phases), seed=11)
-    load.start()
-    load.join(CONTROL_SECONDS + 20)
-    publish(replace(truth, state="ended", end_ns=time.time_ns()))
-    _rest(recorder)
 
 
 def effects(played: Played) -> Iterator[Effect]:

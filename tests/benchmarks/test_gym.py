@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gym import real, simulated
-from schemas.records import Fault
+from schemas.recording import read_recording
+from schemas.records import Batch, Fault
 from simulator import controls, faults
 from simulator.fleet import presets
 from simulator.fleet.episodes import SEVERITIES
@@ -114,3 +115,21 @@ def test_an_engine_that_stood_still_has_no_ratio() -> None:
     run.truth = [one for one in run.truth if not 30e9 < one.end_monotonic_ns < 40e9]
     (found,) = real.effects(run)
     assert (found.iterations, found.median_ratio, found.mean_ratio) == (0, None, None)
+
+
+@pytest.mark.process
+@pytest.mark.pipeline
+def test_a_real_fault_is_made_recorded_and_measured(tmp_path: Path) -> None:
+    """The whole real part in short: what it says about the fault comes from the replica."""
+    pace = real.Pace(warm=4.0, fault=3.0, control=2.0, least_rest=0.5, most_rest=2.0)
+    names = ("replica_clock", "lora_swap", "burst")
+    said: list[str] = []
+    run = real.play(tmp_path / "gym", names, ("heavy",), said.append, pace)
+    assert run.failed == {}
+    [effect] = run.effects
+    assert effect.mean_ratio is not None
+    assert effect.mean_ratio > 1.3
+    records = list(read_recording(run.recording))
+    told = {(one.name, one.kind): one.true_ratio for one in records if isinstance(one, Fault)}
+    assert told == {("replica_clock", "fault"): effect.mean_ratio, ("burst", "control"): None}
+    assert sum(isinstance(one, Batch) for one in records) > 50
