@@ -87,7 +87,7 @@ def _effects(console: Console, played: real.Played) -> None:
     )
     table.add_column("fault")
     table.add_column("severity")
-    for name in ("iterations", "median", "mean", "p99"):
+    for name in ("iterations", "compared", "median", "mean", "p99"):
         table.add_column(name, justify="right")
     for one in played.effects:
         ratios = (one.median_ratio, one.mean_ratio, one.p99_ratio)
@@ -95,6 +95,7 @@ def _effects(console: Console, played: real.Played) -> None:
             one.fault.name,
             one.fault.severity or f"{one.fault.intensity:g}",
             str(one.iterations),
+            str(one.compared),
             *("-" if ratio is None else f"x{ratio:.2f}" for ratio in ratios),
         )
     console.print(table)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import subprocess
 import sys
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.effects import LEAST_BATCHES, iteration_ratio, window_of
 from benchmarks.gym.recorder import Recorder
 from latencyprism.demo.stage import Stage
 from latencyprism.demo.story import Load
@@ -21,10 +22,13 @@ from schemas.topics import BATCHES
 from simulator import controls, faults
 from simulator.faults import Machine, Target
 from simulator.injection.run import InjectionError, Refused, injected
+from simulator.load import percentile
 from simulator.replica.truth import TruthIteration, read_truth
 from simulator.workloads import Workload
 
 Say = Callable[[str], None]
+# Decode requests, whether there is prefill, and a step of the context.
+Work = tuple[int, bool, int]
 
 # The host's name in the stage's configuration.
 HOST = "demo"
@@ -33,6 +37,10 @@ REPLICA_OPTIONS = ("--num-blocks", "1024")
 
 # Longer than any run.
 MOST_SECONDS = 7200.0
+# Iterations are alike whose context differs by no more than this factor.
+KV_STEP = 1.5
+# Work is known from so many iterations on.
+LEAST_BATCHES = 5
 # Before a fault: what it is compared with.
 QUIET_NS = 10_000_000_000
 # What an engine needs to get over a fault.
@@ -48,15 +56,16 @@ class Effect:
 
         iterations: That ended meanwhile.
 
-        median_ratio: Of the medians.
+        compared: Those of them with work like that of five iterations before.
+
+        median_ratio: Of their durations to what such work usually takes; likewise ``p99_ratio``.
 
         mean_ratio: Of all time to what it usually takes: what an intermittent fault costs, too.
-
-        p99_ratio: Of the 99th percentiles, over all compositions.
     """
 
     fault: Fault
     iterations: int
+    compared: int
     median_ratio: float | None
     mean_ratio: float | None
     p99_ratio: float | None
@@ -278,8 +287,8 @@ def _steady_load(base_url: str) -> Iterator[None]:
 def effects(played: Played) -> Iterator[Effect]:
     """Tell what each fault did to the iterations, by the engine's own record alone.
 
-    Iterations of equal composition are compared with those before the fault, as far back as ten
-    seconds or a second after the fault before.
+    Iterations are compared with those of like work before the fault, as far back as ten seconds or
+    a second after the fault before.
     """
     earlier_end_ns = 0
     for fault in played.faults:
@@ -296,26 +305,30 @@ def effects(played: Played) -> Iterator[Effect]:
 
 
 def _effect(fault: Fault, quiet: Sequence[TruthIteration], hit: Sequence[TruthIteration]) -> Effect:
-    before, during = (window_of(one, 1.0, {}) for one in (quiet, hit))
+    usual: dict[Work, list[int]] = defaultdict(list)
+    for one in quiet:
+        usual[_work(one)].append(one.duration_ns)
     usual_ns = {
-        same: statistics.fmean(durations)
-        for same, durations in before.durations_ns.items()
-        if len(durations) >= LEAST_BATCHES
+        work: statistics.fmean(took) for work, took in usual.items() if len(took) >= LEAST_BATCHES
     }
-    pairs = [
-        (one.duration_ns, usual_ns[composition])
-        for one in hit
-        if (composition := (one.decode_requests, one.prefill_tokens > 0)) in usual_ns
-    ]
+    pairs = [(one.duration_ns, usual_ns[_work(one)]) for one in hit if _work(one) in usual_ns]
+    ratios = [took / expected for took, expected in pairs]
     return Effect(
         fault=fault,
         iterations=len(hit),
-        median_ratio=iteration_ratio(before, during),
+        compared=len(pairs),
+        median_ratio=statistics.median(ratios) if ratios else None,
         mean_ratio=sum(took for took, _ in pairs) / sum(usual for _, usual in pairs)
         if pairs
         else None,
-        p99_ratio=during.p99_ms / before.p99_ms if during.p99_ms and before.p99_ms else None,
+        p99_ratio=percentile(ratios, 99) if ratios else None,
     )
+
+
+def _work(one: TruthIteration) -> Work:
+    """Give what an iteration had to do, coarsely: a fault by load changes that, not the cost."""
+    kv_step = round(math.log(max(one.kv_tokens, 1), KV_STEP))
+    return one.decode_requests, one.prefill_tokens > 0, kv_step
 
 
 def _between(played: Played, begin_ns: int, end_ns: int) -> list[TruthIteration]:

@@ -19,7 +19,9 @@ SECOND_NS = 1_000_000_000
 NAMES = (*faults.available(), *controls.available())
 
 
-def iteration(sequence: int, begin_seconds: float, milliseconds: float) -> TruthIteration:
+def iteration(
+    sequence: int, begin_seconds: float, milliseconds: float, kv_tokens: int = 100
+) -> TruthIteration:
     begin_ns = int(begin_seconds * SECOND_NS)
     return TruthIteration(
         sequence=sequence,
@@ -29,7 +31,7 @@ def iteration(sequence: int, begin_seconds: float, milliseconds: float) -> Truth
         scheduled_tokens=4,
         prefill_tokens=0,
         decode_requests=4,
-        kv_tokens=100,
+        kv_tokens=kv_tokens,
         waiting_requests=0,
     )
 
@@ -108,6 +110,15 @@ def test_what_is_rarely_hit_shows_in_the_mean_and_not_in_the_median() -> None:
     (found,) = real.effects(run)
     assert found.median_ratio == pytest.approx(1.0)
     assert found.mean_ratio == pytest.approx(1.3, abs=0.02)
+
+
+def test_iterations_with_more_to_do_are_not_called_slowed() -> None:
+    run = played(fault(30, 40), slow=10.0)
+    for number in range(600, 700):
+        run.truth[number] = iteration(number, number * 0.05, 40.0, kv_tokens=10_000)
+    (found,) = real.effects(run)
+    assert found.compared == pytest.approx(100, abs=2)
+    assert found.mean_ratio == pytest.approx(1.0)
 
 
 def test_an_engine_that_stood_still_has_no_ratio() -> None:

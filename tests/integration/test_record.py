@@ -33,7 +33,10 @@ def stream(begin_ns: int) -> list[Record]:
 
 
 def produce(bootstrap: str, records: list[Record]) -> None:
-    producer: Any = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    # As the agent's: without it, what is sent again while a new topic finds its leader comes late.
+    producer: Any = Producer(
+        {"bootstrap.servers": bootstrap, "log_level": 0, "enable.idempotence": True}
+    )
     for record in records:
         producer.produce(
             topic_of(record).name,
