@@ -79,8 +79,6 @@ class Duration:
         rank_ms: Each rank's own path, without waiting for others.
 
         without_ms: By episode: what the engines that it hits would have taken without it.
-
-        touched: By episode: which of those were really hit.
     """
 
     total_ms: Floats
@@ -90,7 +88,6 @@ class Duration:
     device_ms: Floats
     rank_ms: Floats
     without_ms: dict[int, Floats] = field(default_factory=dict)
-    touched: dict[int, Ints] = field(default_factory=dict)
 
 
 class Durations:
@@ -125,7 +122,7 @@ class Durations:
         work = self._work(batch, begin_ns, count)
         paths = _Paths(work, self._parameters, batch.rows, strains)
         body_ms = paths.body_ms * work.noise
-        extra_ms, pauses = self._pauses(batch.rows, count, begin_ns, body_ms, strains)
+        extra_ms = self._pauses(batch.rows, count, begin_ns, body_ms, strains)
         total_ms = body_ms.copy()
         for strain in strains:
             total_ms[strain.hit] += extra_ms[strain.number]
@@ -147,7 +144,6 @@ class Durations:
             without = _Paths(only, self._parameters, batch.rows[hit], others).body_ms * only.noise
             extra = (total_ms - body_ms)[hit] - extra_ms[strain.number]
             found.without_ms[strain.number] = without + extra
-            found.touched[strain.number] = pauses[strain.number]
         return found
 
     def _work(self, batch: Batch, begin_ns: Ints, count: Ints) -> Work:
@@ -233,10 +229,9 @@ class Durations:
 
     def _pauses(
         self, rows: Ints, count: Ints, begin_ns: Ints, body_ms: Floats, strains: list[Strain]
-    ) -> tuple[dict[int, Floats], dict[int, Ints]]:
-        """Give by episode the ms that it adds, and which of its engines it hits."""
+    ) -> dict[int, Floats]:
+        """Give by episode the ms that it adds to a batch of each engine that it hits."""
         added: dict[int, Floats] = {}
-        touched: dict[int, Ints] = {}
         for strain in strains:
             effect, hit = strain.effect, strain.hit
             mean = effect.pauses_per_second * body_ms[hit] / 1e3
@@ -247,11 +242,7 @@ class Durations:
             if effect.stops:
                 extra_ms += (strain.until_ns - begin_ns[hit]) / 1e6
             added[strain.number] = extra_ms
-            only_pauses = effect.pauses_per_second > 0 and not _lasts(effect)
-            touched[strain.number] = (
-                np.flatnonzero(pauses > 0) if only_pauses else np.arange(len(hit))
-            )
-        return added, touched
+        return added
 
 
 class _Paths:
@@ -331,12 +322,6 @@ def poisson(mean: Floats, drawn: Floats) -> Ints:
         chance = chance * mean / number
         reached += chance
     return events
-
-
-def _lasts(effect: Effect) -> bool:
-    """Tell whether it makes every batch longer, not only those with a pause."""
-    ratios = (effect.host_ratio, effect.device_ratio, effect.link_ratio)
-    return effect.stops or effect.added_ms > 0 or any(ratio != 1.0 for ratio in ratios)
 
 
 def _rank_noise(sigma: Floats, ranks: Ints, drawn: Floats, most: int) -> Floats:

@@ -268,11 +268,9 @@ class Fleet:
 
     def _learn_truth(self, rows: Ints, duration: Duration, strains: list[Strain]) -> None:
         for strain in strains:
-            touched = duration.touched[strain.number]
-            hit = strain.hit[touched]
-            without = duration.without_ms[strain.number][touched]
-            ratios = duration.total_ms[hit] / without
-            self._running[strain.number].add(rows[hit], ratios)
+            took_ms = duration.total_ms[strain.hit]
+            without_ms = duration.without_ms[strain.number]
+            self._running[strain.number].add(rows[strain.hit], took_ms, without_ms)
 
     def _rows(
         self,

@@ -18,6 +18,8 @@ class Running:
         number: Its place in the schedule; decides its random numbers.
 
         rows: Numbers of the engines that it hits, sorted; ``hits`` says so for every engine.
+
+        sums_ms: By engine: how long its batches took meanwhile, and would have without it.
     """
 
     number: int
@@ -28,14 +30,16 @@ class Running:
     begin_ns: int
     end_ns: int
     state: FaultState | None = None
-    ratios: dict[int, list[float]] = field(default_factory=dict)
+    sums_ms: dict[int, list[float]] = field(default_factory=dict)
 
-    def add(self, rows: Ints, ratios: Floats) -> None:
-        """Take in how many times as long batches of engines took because of it."""
-        for row, ratio in zip(rows.tolist(), ratios.tolist(), strict=True):
-            sums = self.ratios.setdefault(row, [0.0, 0.0])
-            sums[0] += ratio
-            sums[1] += 1
+    def add(self, rows: Ints, took_ms: Floats, without_ms: Floats) -> None:
+        """Take in how long batches of engines took, and would have taken without it."""
+        for row, took, without in zip(
+            rows.tolist(), took_ms.tolist(), without_ms.tolist(), strict=True
+        ):
+            sums = self.sums_ms.setdefault(row, [0.0, 0.0])
+            sums[0] += took
+            sums[1] += without
 
     def faults(self, state: FaultState, by_host: dict[str, dict[int, str]]) -> list[Fault]:
         """Give the truth, one record for each host.
@@ -55,9 +59,9 @@ class Running:
 
     def _fault(self, state: FaultState, host: str, engines: dict[int, str]) -> Fault:
         told = self.told
-        sums = [self.ratios[row] for row in engines if row in self.ratios]
-        batches = sum(count for _, count in sums)
-        ratio = sum(total for total, _ in sums) / batches if batches else None
+        sums = [self.sums_ms[row] for row in engines if row in self.sums_ms]
+        without_ms = sum(without for _, without in sums)
+        ratio = sum(took for took, _ in sums) / without_ms if without_ms else None
         ended = state == "ended"
         return Fault(
             fault_id=f"{self.episode.name}-{self.number}-{host}",

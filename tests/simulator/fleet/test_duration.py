@@ -148,7 +148,6 @@ def test_a_stopped_process_goes_on_when_the_fault_is_over() -> None:
     found = durations([engine()], Effect(stops=True))
     assert found.total_ms[0] == pytest.approx(OVER_NS / 1e6 + 20)
     assert found.without_ms[0].tolist() == pytest.approx([20])
-    assert found.touched[0].tolist() == [0]
 
 
 def test_a_batch_with_prefill_costs_by_all_its_tokens_where_that_is_given() -> None:
@@ -168,8 +167,6 @@ def test_pauses_come_as_often_as_they_should() -> None:
     pauses = (found.total_ms - 20.0) / 50.0
     assert pauses.mean() == pytest.approx(0.2, rel=0.1)
     assert sorted({round(float(one), 6) for one in pauses})[:2] == [0.0, 1.0]
-    # Only those that were hit count as touched.
-    assert len(found.touched[0]) == int((pauses > 0.5).sum())
 
 
 def test_many_pauses_have_the_right_mean() -> None:

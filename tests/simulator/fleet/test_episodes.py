@@ -110,6 +110,17 @@ def test_every_control_can_be_simulated_and_is_no_fault(name: str) -> None:
     assert {one.true_ratio for one in told} == {None}
 
 
+def test_rare_pauses_cost_little_of_all_the_time(with_effect: Simulated) -> None:
+    """Of all batches meanwhile, not only of those that were hit."""
+    found = with_effect(Effect(pauses_per_second=1.0, pause_ms=100.0), [A100])
+    (ended,) = (one for one in found if isinstance(one, Fault) and one.state == "ended")
+    before = durations(found, "sim-0000:8000", 1.0, BEGIN)
+    during = durations(found, "sim-0000:8000", BEGIN, END)
+    assert ended.true_ratio is not None
+    assert 1.0 < ended.true_ratio < 1.3
+    assert max(during) > min(before) + 90_000_000
+
+
 def test_the_true_ratio_is_what_the_batches_show(with_effect: Simulated) -> None:
     quiet = replace(A100, overlap=True, cost=replace(A100.cost, prepare=A100.cost.dispatch))
     effect = Effect(device_ratio=1.6)
