@@ -41,6 +41,8 @@ MOST_SECONDS = 7200.0
 KV_STEP = 1.5
 # Work is known from so many iterations on.
 LEAST_BATCHES = 5
+# Of the iterations within a fault, so many must have work that is known.
+LEAST_SHARE = 0.2
 # Before a fault: what it is compared with.
 QUIET_NS = 10_000_000_000
 # What an engine needs to get over a fault.
@@ -312,6 +314,9 @@ def _effect(fault: Fault, quiet: Sequence[TruthIteration], hit: Sequence[TruthIt
         work: statistics.fmean(took) for work, took in usual.items() if len(took) >= LEAST_BATCHES
     }
     pairs = [(one.duration_ns, usual_ns[_work(one)]) for one in hit if _work(one) in usual_ns]
+    if len(pairs) < LEAST_SHARE * len(hit):
+        # Nearly all of them had other work: the few are no measure of the rest.
+        pairs = []
     ratios = [took / expected for took, expected in pairs]
     return Effect(
         fault=fault,

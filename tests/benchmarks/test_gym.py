@@ -121,6 +121,14 @@ def test_iterations_with_more_to_do_are_not_called_slowed() -> None:
     assert found.mean_ratio == pytest.approx(1.0)
 
 
+def test_a_few_iterations_that_can_be_compared_do_not_speak_for_all() -> None:
+    run = played(fault(30, 40))
+    for number in range(600, 790):
+        run.truth[number] = iteration(number, number * 0.05, 40.0, kv_tokens=10_000)
+    (found,) = real.effects(run)
+    assert (found.compared, found.mean_ratio) == (0, None)
+
+
 def test_an_engine_that_stood_still_has_no_ratio() -> None:
     run = played(fault(30, 40))
     run.truth = [one for one in run.truth if not 30e9 < one.end_monotonic_ns < 40e9]
