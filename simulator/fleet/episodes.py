@@ -162,7 +162,7 @@ def check(name: str, effect: Effect) -> None:
 
 def control_names() -> tuple[str, ...]:
     """List the negative controls."""
-    return cast(tuple[str, ...], tuple(getattr(controls, "available", tuple)()))
+    return controls.available()
 
 
 def load_control(name: str) -> Control:
