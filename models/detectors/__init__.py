@@ -3,6 +3,6 @@
 A score is comparable with itself over time, not with another detector's.
 """
 
-from models.detectors.base import Detector, available, load
+from models.detectors.base import Detector, Evidence, available, load
 
-__all__ = ["Detector", "available", "load"]
+__all__ = ["Detector", "Evidence", "available", "load"]

@@ -3,11 +3,35 @@
 from abc import ABC, abstractmethod
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+
+class Evidence(NamedTuple):
+    """What one batch says against its engine.
+
+    Attributes:
+        residual: ln(observed / expected); positive is slower than expected.
+
+        scale: The usual size of residuals of such batches.
+
+        surprise: -ln of the probability, by the engine's own healthy batches, that a residual is
+            this much above the least slowdown worth a word; in nats.
+
+        mixed: Whether the batch computed prefill.
+
+        novelty: 0 on ground well known, 1 for a context or prefill hardly seen with this size of
+            batch, 2 for a size hardly seen.
+    """
+
+    residual: float
+    scale: float
+    surprise: float
+    mixed: bool
+    novelty: int
 
 
 class Detector(ABC):
-    """Watch standardised residuals of one engine for a slowdown.
+    """Watch one engine for slow batches.
 
     Called once per judged batch, in order. Must not keep more than a bounded number of values,
     and must come back from `to_state` bit for bit.
@@ -20,16 +44,29 @@ class Detector(ABC):
         cls.detectors[cls.__module__.rpartition(".")[2]] = cls
 
     @abstractmethod
-    def score_one(self, z: float, *, sigma: float, mixed: bool) -> float:
-        """Take the next residual in units of its scale and give the score.
+    def score_one(self, evidence: Evidence, log_spacing: float) -> float:
+        """Take the next batch and give the score; 1 and above is an alarm.
 
         Args:
-            z: (ln observed - ln expected) / sigma; positive is slower than expected.
+            evidence: Of the batch.
 
-            sigma: That scale, in ln units: ``z * sigma`` is the residual itself.
-
-            mixed: Whether the batch computed prefill, whose tail is heavier.
+            log_spacing: ln of how many healthy batches there shall be between two false alarms.
         """
+
+    @property
+    def doubt(self) -> float:
+        """How much speaks against the engine, in nats of a calibrated e-value; 0 for nothing."""
+        return 0.0
+
+    @property
+    def shift(self) -> float:
+        """By how much an alarm's batches are slower than expected, in ln units; 0 without one."""
+        return 0.0
+
+    def false_alarms(self, log_spacing: float) -> float:
+        """Give the false alarms per batch that the engine's own healthy past foretells."""
+        del log_spacing
+        return 0.0
 
     @abstractmethod
     def rest(self) -> None:

@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Iterator
 
-from models.features import padded_batch_size
+from models.baselines.physical import padded
 from models.judge import Judge, Judgement
 from schemas.records import Workload
 
@@ -17,7 +17,7 @@ def cost_ms(workload: Workload) -> float:
     """Give what a batch costs without noise."""
     requests, kv_tokens = workload.requests or 0, workload.kv_tokens or 0
     prefill_ms = (workload.prefill_tokens or 0) / 60
-    return 5 + 0.05 * padded_batch_size(requests) + kv_tokens / 20_000 + prefill_ms
+    return 5 + 0.05 * padded(requests) + kv_tokens / 20_000 + prefill_ms
 
 
 def decode(requests: int, context: int) -> Workload:

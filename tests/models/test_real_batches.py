@@ -38,14 +38,18 @@ def test_all_of_the_file_is_read(judged: list[tuple[Sample, Judgement]]) -> None
 
 
 def test_a_healthy_engine_has_no_incident(judged: list[tuple[Sample, Judgement]]) -> None:
-    assert [one for one, judgement in judged if judgement.verdict == "slow"] == []
+    assert [one for one, judgement in judged if (judgement.score or 0) >= 1] == []
 
 
-def test_the_median_error_is_below_two_percent(judged: list[tuple[Sample, Judgement]]) -> None:
+def test_hardly_any_batch_is_an_outlier(judged: list[tuple[Sample, Judgement]]) -> None:
+    assert sum(judgement.verdict == "slow" for _, judgement in judged) <= 13
+
+
+def test_the_median_error_is_below_one_percent(judged: list[tuple[Sample, Judgement]]) -> None:
     errors = [
         abs(judgement.expected_ms / one.duration_ms - 1)
         for one, judgement in judged[WARM_BATCHES + 1 :]
         if judgement.expected_ms is not None and one.duration_ms > 2
     ]
     assert len(errors) > 20_000
-    assert statistics.median(errors) < 0.02
+    assert statistics.median(errors) < 0.01

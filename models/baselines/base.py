@@ -1,0 +1,137 @@
+"""What a baseline is: a River regressor that also says how well it knows a workload."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from river import base
+
+from models.features import Features
+
+
+class Expectation(NamedTuple):
+    """What a baseline expects of one batch.
+
+    Attributes:
+        log_ms: ln of the expected duration in ms.
+
+        bucket: What batches of this size are remembered under.
+
+        bucket_visits: How many of them were learnt.
+
+        cell_visits: Batches learnt at this very place of the workload.
+
+        memo: Of the baseline's own, so that learning need not look everything up again.
+    """
+
+    log_ms: float
+    bucket: tuple[int, int]
+    bucket_visits: int
+    cell_visits: int
+    memo: Any = None
+
+
+class Place(NamedTuple):
+    """What batches cost at one place of the workload.
+
+    Attributes:
+        requests: Size of the batch in tokens of decoding requests, padded.
+
+        context_tokens: Mean context of a request; -1 where it is not known.
+
+        prefill_tokens: Computed beside them.
+
+        visits: Batches learnt there.
+
+        duration_ms: Their expected duration.
+    """
+
+    requests: int
+    context_tokens: int
+    prefill_tokens: int
+    visits: int
+    duration_ms: float
+
+
+class Baseline(base.Regressor):
+    """Predict the duration of a batch in ms from its features, online.
+
+    A real `river.base.Regressor`: features are those of `models.features.features_of`, the target
+    is ms. Keeps a bounded number of values and comes back from `to_state` bit for bit.
+    """
+
+    baselines: ClassVar[dict[str, type[Baseline]]] = {}
+
+    learnt: int
+    """Batches learnt so far."""
+
+    def __init_subclass__(cls) -> None:
+        """Enter the baseline under its file's name."""
+        cls.baselines[cls.__module__.rpartition(".")[2]] = cls
+
+    @abstractmethod
+    def expect(self, x: Features) -> Expectation | None:
+        """Say what to expect of a batch; None before the first one was learnt."""
+
+    @abstractmethod
+    def learn(
+        self, x: Features, expected: Expectation | None, log_ms: float, *, stable: bool = True
+    ) -> None:
+        """Learn one batch.
+
+        Args:
+            x: Its features.
+
+            expected: What `expect` said of it.
+
+            log_ms: ln of its duration in ms, as far as it is to be believed.
+
+            stable: False while the engine is young: whatever is learnt may still be revised.
+        """
+
+    @abstractmethod
+    def terms_ms(self, expected: Expectation) -> dict[str, float]:
+        """Take an expectation apart into physical terms in ms that add up to it."""
+
+    @abstractmethod
+    def places(self) -> list[Place]:
+        """Give what is remembered, place by place."""
+
+    @abstractmethod
+    def to_state(self) -> dict[str, Any]:
+        """Give everything learnt as plain data."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+
+    def learn_one(self, x: dict[Any, Any], y: float) -> None:
+        """Learn one batch of ``y`` ms, as River's models do."""
+        self.learn(x, self.expect(x), math.log(y))
+
+    def predict_one(self, x: dict[Any, Any]) -> float:
+        """Give the expected duration in ms; 0 before anything was learnt, as River's models do."""
+        expected = self.expect(x)
+        return math.exp(expected.log_ms) if expected is not None else 0.0
+
+
+def available() -> list[str]:
+    """Give the names of all baselines, from the files of this folder."""
+    folder = Path(__file__).parent
+    return sorted(path.stem for path in folder.glob("[!_]*.py") if path.stem != "base")
+
+
+def load(name: str) -> Baseline:
+    """Make the baseline of that name.
+
+    Raises:
+        LookupError: There is no such file; the text lists what there is.
+    """
+    if name not in available():
+        raise LookupError(f"unknown baseline {name!r}; have: {', '.join(available())}")
+    import_module(f"{__package__}.{name}")
+    return Baseline.baselines[name]()
