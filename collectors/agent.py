@@ -255,6 +255,7 @@ class Agent:
             self._publisher.publish(reading)
         for engine_id, watcher in self.watchers.items():
             watcher.device_ids = self.devices.devices_of(engine_id)
+            watcher.device_models = self.devices.models_of(watcher.device_ids)
             watcher.device_note = self.devices.note(engine_id)
 
     def _report_forever(self) -> None:

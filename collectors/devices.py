@@ -153,6 +153,16 @@ class Devices:
             )
         )
 
+    def models_of(self, device_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Give the names of the models of these devices; an empty one where it is not told."""
+        models = {
+            device.device_id: device.model or ""
+            for watched in self._watched
+            if watched.child.newest is not None
+            for device in watched.child.newest.devices
+        }
+        return tuple(models.get(device_id, "") for device_id in device_ids)
+
     def note(self, engine_id: str) -> str | None:
         """Say why an engine has no devices although the host has some; None where it has."""
         seen = [

@@ -212,13 +212,22 @@ def is_running(process: Process, proc: Path = PROC) -> bool:
 
     One that ended and whose parent has not collected it (a zombie) does not.
     """
+    return (_state_of(process, proc) or "X") not in "ZX"
+
+
+def is_stopped(process: Process, proc: Path = PROC) -> bool:
+    """Tell whether a process was stopped, by SIGSTOP or a debugger, and waits to be continued."""
+    return (_state_of(process, proc) or "X") in "Tt"
+
+
+def _state_of(process: Process, proc: Path) -> str | None:
+    """Give the letter of its state; None where it is gone, or another process has its pid."""
     try:
         text = (proc / str(process.pid) / "stat").read_text()
         _, start_ticks = parse_stat(text)
     except (OSError, ValueError, IndexError):
-        return False
-    state = text.rpartition(")")[2].split()[0]
-    return start_ticks == process.start_ticks and state not in "ZX"
+        return None
+    return text.rpartition(")")[2].split()[0] if start_ticks == process.start_ticks else None
 
 
 def parse_boot_ns(text: str) -> int:

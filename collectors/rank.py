@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from collectors.clock import RUNGS, STATE, CounterClock, Event, unpack
+from collectors.clock import BEGIN, RUNGS, STATE, UNKNOWN, CounterClock, Event, unpack
 from collectors.config import CollectSettings
-from collectors.discovery import Process, is_running
+from collectors.discovery import Process, is_running, is_stopped
 from collectors.engines.base import Family
 from collectors.publisher import Publisher
 from collectors.stacks import NotServing, Sampler
+from collectors.standstill import Standstill
 from schemas.records import Phase, Role, Source, Workload
 
 log = logging.getLogger("latencyprism.rank")
 
+# Beside the kinds of events that the clock takes: the gauges, while nothing begins or ends.
+GAUGES = 6
 STATE_GONE, STATE_DENIED, STATE_LOST, STATE_SELF_CHECK_FAILED = 2, 3, 4, 6
 
 # A sampler that hands over this often is fast enough for the alert and cheap enough for Python.
@@ -62,6 +65,10 @@ class RankReader:
         attach_sampler: Makes the sampler.
 
         align: For a rank beside the core: gives the core's sequence of an iteration.
+
+        standstill: For the core: is told what is seen of the engine's work.
+
+        report: Called when that stands still.
     """
 
     def __init__(
@@ -78,6 +85,8 @@ class RankReader:
         rank: int = 0,
         role: Role = "engine_core",
         align: Align | None = None,
+        standstill: Standstill | None = None,
+        report: Callable[[], None] = lambda: None,
     ) -> None:
         self.process = process
         self.rank = rank
@@ -86,6 +95,8 @@ class RankReader:
         self.clock: CounterClock | None = None
         self.sampler: Sampler | None = None
         self.attached = threading.Event()
+        # By a signal; seen only where the gauges are read.
+        self.is_stopped = False
         # CPU time of the thread in `run`, so that what Python costs can be governed, too.
         self.python_cpu_ns = 0
         self._engine_id = engine_id
@@ -96,6 +107,9 @@ class RankReader:
         self._settings = settings
         self._attach_sampler = attach_sampler
         self._align = align
+        self._standstill = standstill or Standstill()
+        self._report = report
+        self._gauges: tuple[str, ...] = ()
         self._offset_ns = epoch_offset_ns()
         self._seen_before = 0
         self._missed_before = 0
@@ -116,6 +130,11 @@ class RankReader:
         if self.clock is None or not self.attached.is_set():
             return None
         return self.clock.source
+
+    @property
+    def reads_gauges(self) -> bool:
+        """Whether it sees for itself how many requests run and wait, also between iterations."""
+        return self.source is not None and bool(self._gauges)
 
     @property
     def is_full_rank(self) -> bool:
@@ -186,10 +205,13 @@ class RankReader:
                 events = list(unpack(packed))
                 for iteration in clock.feed(iter(events)):
                     self._publisher.publish(iteration)
+                    self._standstill.ended(iteration)
                 if self._align is None:
                     still_open = clock.open_iteration(time.monotonic_ns(), period_ns)
                     if still_open is not None:
                         self._publisher.publish(still_open)
+                        self._standstill.runs(still_open)
+                self._watch_standstill(events)
                 self.python_cpu_ns = time.thread_time_ns()
                 outcome = self._ended(events, sampler, stop)
                 if outcome is not None:
@@ -202,6 +224,30 @@ class RankReader:
             self.attached.clear()
             sampler.stop()
             clock.lost()
+            self.is_stopped = False
+            self._standstill.forget()
+
+    def _watch_standstill(self, events: list[Event]) -> None:
+        was_stopped = self.is_stopped
+        for event in events:
+            if event.kind == GAUGES:
+                self._take_gauges(event)
+            elif event.kind == BEGIN:
+                self.is_stopped = False
+        if self._standstill.is_due(time.time_ns()) or self.is_stopped != was_stopped:
+            self._report()
+
+    def _take_gauges(self, event: Event) -> None:
+        read = {
+            name: None if value == UNKNOWN else value
+            for name, value in zip(self._gauges, event.payload, strict=False)
+        }
+        running, waiting = read.get("running_requests"), read.get("waiting_requests")
+        self.is_stopped = is_stopped(self.process)
+        if self.is_stopped and not (running or waiting):
+            # Nothing was there when it was stopped; what came since it has not taken in.
+            running = waiting = None
+        self._standstill.holds(event.at_ns + self._offset_ns, running, waiting)
 
     def _ended(
         self, events: list[Event], sampler: Sampler, stop: threading.Event
@@ -220,6 +266,7 @@ class RankReader:
                 if self.clock is not None:
                     # Its end will not be seen, and it is no batch that never ends.
                     self.clock.lost()
+                self._standstill.forget()
             if event.code == STATE_SELF_CHECK_FAILED:
                 log.warning("%s: %s", self.name, sampler.last_error())
         return None
@@ -239,6 +286,7 @@ class RankReader:
 
     def _take_clock(self, family: Family) -> None:
         self._seen_before, self._missed_before = self.seen, self.missed
+        self._gauges = tuple(gauge["name"] for gauge in family.spec.get("gauges", ()))
         self.clock = make_clock(
             family,
             engine_id=self._engine_id,

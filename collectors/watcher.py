@@ -6,19 +6,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from collectors.clock import MetricsClock
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, RankProcess, is_running, start_ns
 from collectors.engines.base import Framework
-from collectors.feeds import Listener
 from collectors.governor import Rates
 from collectors.health import resident_bytes
+from collectors.outside import Outside
 from collectors.publisher import Publisher
-from collectors.rank import RankReader, epoch_offset_ns
+from collectors.rank import RankReader
 from collectors.rank_watch import Aligner, Governed, RankWatch
-from collectors.scrape import ScrapeError, scrape
+from collectors.setting import setting_of
 from collectors.stacks import (
     AttachRefused,
     NotServing,
@@ -26,14 +24,12 @@ from collectors.stacks import (
     SamplerUnavailable,
     attach,
 )
+from collectors.standstill import Standstill
 from schemas.records import Engine, EngineState, Role, Source
 
 log = logging.getLogger("latencyprism.watcher")
 
 RETRY_ATTACH_SECONDS = 5.0
-
-# As often as the reader of a rank hands over: each time the watcher may be told to stop.
-LISTEN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +76,7 @@ class Watcher:
         self.engine_id = f"{host}:{engine.name}"
         self.ended = threading.Event()
         self.device_ids: tuple[str, ...] = ()
+        self.device_models: tuple[str, ...] = ()
         self.device_note: str | None = None
         self._framework = framework
         self._host = host
@@ -89,6 +86,8 @@ class Watcher:
         self._attach_sampler = attach_sampler
         self._process_start_ns = start_ns(engine.core)
         self._version = framework.version(engine)
+        self._setting = setting_of(engine, framework.server, self._version)
+        self._standstill = Standstill()
         self._stop = threading.Event()
         self._metrics_rung = False
         self._note: str | None = None
@@ -98,20 +97,20 @@ class Watcher:
             settings.cpu_budget_ratio,
         )
         self._ranks: dict[Process, RankWatch] = {}
-        self._metrics_clock = MetricsClock(
-            engine_id=self.engine_id, process_start_ns=self._process_start_ns
-        )
-        self._listener = Listener(
-            framework.feed,
+        self._outside = Outside(
             engine,
+            framework,
             engine_id=self.engine_id,
             process_start_ns=self._process_start_ns,
-            epoch_offset_ns=epoch_offset_ns,
+            publisher=publisher,
+            settings=settings,
+            standstill=self._standstill,
+            changed=lambda: self._fall(self._reason, self._level),
+            report=self.report,
         )
         self._reason, self._level = "", logging.WARNING
         self._reporting = threading.Lock()
         self._is_over = False
-        self._engine_iterations: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch {engine.name}", daemon=True)
 
     def start(self) -> None:
@@ -132,25 +131,27 @@ class Watcher:
     @property
     def iterations_seen(self) -> int:
         """Iterations that were timed one by one, or counted through /metrics."""
-        return self._core.reader.seen + self._listener.seen + self._metrics_clock.seen
+        return self._core.reader.seen + self._outside.seen
 
     @property
     def iterations_missed(self) -> int:
         """Iterations that the counter proves and nobody timed."""
-        return self._core.reader.missed + self._listener.missed
+        return self._core.reader.missed + self._outside.listener.missed
 
     @property
     def source(self) -> Source | None:
         """The rung that the engine is watched on now."""
         if self._core.reader.source is not None or not self._metrics_rung:
             return self._core.reader.source
-        if self._listener.speaks:
+        if self._outside.listener.speaks:
             return "stream"
         return "metrics" if self._framework.metrics.iterations else None
 
     @property
     def note(self) -> str | None:
         """What the agent has to say about how it watches this engine."""
+        if self._core.reader.is_stopped:
+            return f"pid {self._process.pid} is stopped: continue it with SIGCONT"
         return self._note or self.device_note
 
     @property
@@ -173,6 +174,8 @@ class Watcher:
 
     def _report(self, state: EngineState, cpu_ratio: float | None) -> None:
         engine, source = self.engine, self.source
+        now_ns = time.time_ns()
+        standing = self._standstill.at(now_ns)
         watched: dict[int, Source] = {} if source is None else {0: source}
         full_ranks = 1
         for watch in list(self._ranks.values()):
@@ -184,7 +187,7 @@ class Watcher:
             Engine(
                 engine_id=self.engine_id,
                 host=self._host,
-                at_ns=time.time_ns(),
+                at_ns=now_ns,
                 state=state,
                 framework=engine.framework,
                 process_start_ns=self._process_start_ns,
@@ -197,7 +200,7 @@ class Watcher:
                 agent_version=self._agent_version,
                 iterations_seen=self.iterations_seen,
                 iterations_missed=self.iterations_missed,
-                engine_iterations=self._engine_iterations,
+                engine_iterations=self._outside.engine_iterations,
                 agent_cpu_ratio=cpu_ratio,
                 records_dropped=self._publisher.dropped,
                 note=self.note,
@@ -207,6 +210,13 @@ class Watcher:
                 device_ids=self.device_ids,
                 poll_hz=self.rates.poll_hz,
                 stack_hz=self.rates.stack_hz,
+                command_digest=self._setting.command_digest,
+                device_models=self.device_models,
+                cuda_graphs=self._setting.cuda_graphs,
+                running_requests=standing.running_requests,
+                waiting_requests=standing.waiting_requests,
+                last_iteration_end_ns=standing.last_iteration_end_ns,
+                still_since_ns=standing.still_since_ns,
             )
         )
 
@@ -217,9 +227,7 @@ class Watcher:
 
     def count_engine_iterations(self) -> None:
         """Ask the engine for its own count, to hold ours against it."""
-        found = self._scrape()
-        if found is not None:
-            self._engine_iterations = found.iterations
+        self._outside.count(gauges=not self._core.reader.reads_gauges)
 
     def adopt(self, engine: EngineProcess) -> None:
         """Take what discovery found of this engine now; the core is the process that is read."""
@@ -227,7 +235,10 @@ class Watcher:
         if read != engine.core and read in engine.candidates:
             others = [one for one in (engine.core, *engine.candidates) if one != read]
             engine = replace(engine, core=read, candidates=tuple(others))
+        if engine.api_server != self.engine.api_server:
+            self._setting = setting_of(engine, self._framework.server, self._version)
         self.engine = engine
+        self._outside.port = engine.port
 
     def watch_ranks(self) -> None:
         """Begin to watch ranks that appeared; those that ended let go by themselves.
@@ -272,6 +283,8 @@ class Watcher:
             rank=rank,
             role=role,
             align=Aligner(lambda: self._core.reader) if rank > 0 else None,
+            standstill=self._standstill if rank == 0 else None,
+            report=self.report,
         )
 
     def _rank_watch(self, rank: RankProcess) -> RankWatch:
@@ -299,7 +312,7 @@ class Watcher:
                         log.exception("%s: watching failed and is tried again.", self.engine_id)
                     self._stop.wait(RETRY_ATTACH_SECONDS)
         finally:
-            self._listener.close()
+            self._outside.listener.close()
             is_gone = not self._stop.is_set()
             # Workers may outlive their core, and nobody would ever end the reading of them.
             self._stop.set()
@@ -322,7 +335,7 @@ class Watcher:
                 # Nothing is wrong with reading it: the engine ended, or we are to stop.
                 return
             self._fall(self._core.reader.failure or "reading stopped")
-        self._watch_from_outside(RETRY_ATTACH_SECONDS)
+        self._outside.watch(RETRY_ATTACH_SECONDS, self._stop, lambda: is_running(self._process))
 
     def _try_attach(self) -> bool:
         try:
@@ -341,8 +354,8 @@ class Watcher:
         if self._version is None:
             # Its libraries may not have been mapped yet when it was found.
             self._version = self._framework.version(self.engine)
-        self._listener.close()
-        self._metrics_clock.lost()
+        self._setting = setting_of(self.engine, self._framework.server, self._version)
+        self._outside.give_way()
         log.info(
             "%s: watching %s (pid %d) by its memory.",
             self.engine_id,
@@ -352,66 +365,11 @@ class Watcher:
         self.report()
         return True
 
-    def _watch_from_outside(self, seconds: float) -> None:
-        """Stay below the rungs that read memory for so long; then the next attach is tried."""
-        deadline, next_scrape = time.monotonic() + seconds, 0.0
-        while time.monotonic() < deadline and not self._stop.is_set() and is_running(self._process):
-            self._listener.open()
-            if time.monotonic() >= next_scrape:
-                next_scrape = time.monotonic() + self._settings.metrics_period_seconds
-                self._take_metrics()
-            left_seconds = min(deadline, next_scrape) - time.monotonic()
-            if self._listener.is_open:
-                self._listen(min(left_seconds, LISTEN_SECONDS))
-            else:
-                self._stop.wait(max(left_seconds, 0.0))
-
-    def _listen(self, timeout_seconds: float) -> None:
-        """Publish what the engine says of itself: the rung above the metrics."""
-        for iteration in self._listener.listen(max(timeout_seconds, 0.0)):
-            self._publisher.publish(iteration)
-        self._fall(self._reason, self._level)
-
-    def _take_metrics(self) -> None:
-        found = self._scrape()
-        if found is None:
-            return
-        self._engine_iterations = found.iterations
-        self._listener.hold_against(found)
-        self._fall(self._reason, self._level)
-        if self._listener.speaks:
-            if not self._listener.is_behind:
-                # What the engine says itself is not to be counted again.
-                self._metrics_clock.lost()
-                self._metrics_clock.feed(found)
-            return
-        iteration = self._metrics_clock.feed(found)
-        if iteration is not None:
-            self._publisher.publish(iteration)
-
-    def _scrape(self) -> Any:
-        if self.engine.port is None:
-            return None
-        try:
-            return scrape(self._framework, self.engine.port, self._settings.metrics_timeout_seconds)
-        except ScrapeError as err:
-            log.debug("%s: %s", self.engine_id, err)
-            return None
-
     def _fall(self, reason: str, level: int = logging.WARNING) -> None:
         """Say once why it is not read, and what is done instead; the inventory carries it too."""
         self._metrics_rung, self._reason, self._level = True, reason, level
-        note = f"{self._instead()}: {reason}"
+        note = f"{self._outside.instead}: {reason}"
         if note != self._note:
             self._note = note
             log.log(level, "%s: %s", self.engine_id, note)
             self.report()
-
-    def _instead(self) -> str:
-        if self._listener.speaks:
-            return f"watched by {self._listener.name}"
-        if self.engine.port is None:
-            return "not watched, its port is unknown"
-        if not self._framework.metrics.iterations:
-            return "not watched, for its metrics page has no count of iterations"
-        return "watched by /metrics only"

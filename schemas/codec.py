@@ -9,6 +9,7 @@ import base64
 import inspect
 import math
 import time
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -25,6 +26,12 @@ MAX_BURIED_BYTES = 300_000
 # A reason may quote what it found, which may be the whole message.
 MAX_REASON_LENGTH = 500
 
+# Twice as fast as orjson on a dataclass with slots.
+_ENCODER = msgspec.json.Encoder()
+# To find a number of more than 64 bits: it has 20 digits or more, or a minus and 19.
+_DIGITS_AS_ZEROS = bytes.maketrans(b"-123456789", b"0000000000")
+_TOO_MANY_DIGITS = b"0" * 20
+
 
 class DecodeError(ValueError):
     """The bytes are not a record of the wanted type; the text is short, whatever they are."""
@@ -35,7 +42,7 @@ class DecodeError(ValueError):
 
 def encode(record: Record) -> bytes:
     """Encode a record as JSON; numbers that JSON lacks (nan, infinity) become null."""
-    return orjson.dumps(record)
+    return _ENCODER.encode(record)
 
 
 def decode(record_type: type[R], value: bytes | None) -> R:
@@ -49,9 +56,12 @@ def decode(record_type: type[R], value: bytes | None) -> R:
             of the wrong type. The text says which, with the path of the field.
     """
     if not value:
-        raise DecodeError(f"empty message where {_schema_name(record_type)} was expected")
+        raise DecodeError(f"empty message where {_reader_of(record_type).schema} was expected")
     if len(value) > MAX_MESSAGE_BYTES:
         raise DecodeError(f"message of {len(value)} bytes: the limit is {MAX_MESSAGE_BYTES}")
+    record = _read_at_once(record_type, value)
+    if record is not None:
+        return record
     try:
         raw: Any = orjson.loads(value)
     except orjson.JSONDecodeError as err:
@@ -65,7 +75,7 @@ def from_raw(record_type: type[R], raw: Any) -> R:
     Raises:
         DecodeError: As `decode`.
     """
-    expected = _schema_name(record_type)
+    expected = _reader_of(record_type).schema
     found = raw.get("schema") if isinstance(raw, dict) else None
     if found != expected:
         raise DecodeError(_wrong_schema(expected, found))
@@ -114,15 +124,47 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-_SCHEMA_NAMES: dict[type, str] = {}
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What reads one type of record in one pass; ``ending`` is how `encode` ends all of them."""
+
+    schema: str
+    ending: bytes
+    decoder: msgspec.json.Decoder[Any]
 
 
-def _schema_name(record_type: type[Any]) -> str:
-    name = _SCHEMA_NAMES.get(record_type)
-    if name is None:
-        name = str(get_type_hints(record_type)["schema"].__args__[0])
-        _SCHEMA_NAMES[record_type] = name
-    return name
+_READERS: dict[type[Any], _Reader] = {}
+
+
+def _reader_of(record_type: type[Any]) -> _Reader:
+    reader = _READERS.get(record_type)
+    if reader is None:
+        schema = str(get_type_hints(record_type)["schema"].__args__[0])
+        ending = f',"schema":"{schema}"}}'.encode()
+        reader = _Reader(schema, ending, msgspec.json.Decoder(record_type))
+        _READERS[record_type] = reader
+    return reader
+
+
+def _read_at_once(record_type: type[R], value: bytes) -> R | None:
+    """Read what `encode` wrote, at half the cost; None where it takes a closer look.
+
+    What is refused here is read again the long way, which tells the reason.
+    """
+    reader = _reader_of(record_type)
+    # In whatever JSON ends so, the schema is a field of the outermost object: no string has a
+    # bare quote behind a comma.
+    if not value.endswith(reader.ending):
+        return None
+    # Two things that this decoder lets pass: what is no UTF-8 in fields that nobody reads, and
+    # numbers of more than 64 bits.
+    if not value.isascii() or _TOO_MANY_DIGITS in value.translate(_DIGITS_AS_ZEROS):
+        return None
+    try:
+        record: R = reader.decoder.decode(value)
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    return record
 
 
 def _wrong_schema(expected: str, found: object) -> str:

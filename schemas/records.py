@@ -27,6 +27,9 @@ Phase = Literal[
     "other",
 ]
 Verdict = Literal["normal", "drift", "slow", "unknown"]
+SlowPart = Literal["gap", "schedule", "postprocess"]
+"""What surrounds the forward pass and may take too long on its own; ``gap`` is the time before."""
+
 Role = Literal["api_server", "engine_core", "worker", "other"]
 EngineState = Literal["running", "gone"]
 CaptureState = Literal["requested", "running", "done", "failed"]
@@ -402,6 +405,30 @@ class Engine:
             ``stack_hz``.
 
         note: A sentence of the agent's about what it can and cannot read.
+
+        command_digest: 16 hex digits that change with the arguments that decide what batches
+            cost, and stay the same over restarts, ports and hosts. A one-way hash: the arguments
+            themselves never leave the host, and secrets are not even hashed.
+
+        device_models: Names of the accelerators' models, in the order of ``device_ids``; an
+            empty name where one is not told.
+
+        cuda_graphs: False where the command line forbids them or the engine runs without an
+            accelerator, so that no batch is padded to the size of a graph. Else unknown: the
+            framework decides.
+
+        running_requests: Requests admitted by the scheduler as last seen: with the newest
+            iteration, or since then. None where nothing tells it, and where it may have changed
+            since. Likewise ``waiting_requests``.
+
+        last_iteration_end_ns: When the newest iteration ended that was seen to end. An engine
+            that has nothing to do ends none: this alone tells no standstill.
+
+        still_since_ns: Since when there has been work (an iteration is open, or requests run or
+            wait) and no iteration has begun or ended; None while there is progress, or no work
+            that is known of. Once that has lasted a second this record is published at once, and
+            then each second until it is over: also while the engine's loop hangs between two
+            iterations, and while its process is stopped.
     """
 
     engine_id: str
@@ -429,6 +456,13 @@ class Engine:
     agent_memory_bytes: int | None = None
     poll_hz: int | None = None
     stack_hz: int | None = None
+    command_digest: str | None = None
+    device_models: tuple[str, ...] = ()
+    cuda_graphs: bool | None = None
+    running_requests: int | None = None
+    waiting_requests: int | None = None
+    last_iteration_end_ns: int | None = None
+    still_since_ns: int | None = None
     schema: Literal["engine.v1"] = "engine.v1"
 
 
@@ -439,7 +473,14 @@ class Batch:
     ``duration_ns`` runs from the first rank's begin to the last one's end. ``expected_ns``,
     ``low_ns`` and ``high_ns`` are the baseline's prediction for this workload and its interval;
     ``residual`` is ln(observed / expected); ``score`` is the detector's statistic in units of
-    its alarm limit (1 and above is an alarm). ``terms_ns`` adds up to the backbone's prediction.
+    its alarm limit (1 and above is an alarm, below it a slow batch is a lone outlier).
+    ``terms_ns`` adds up to ``expected_ns``.
+
+    Attributes:
+        gap_ns: Time since the batch before ended, where requests of it went on; ``None`` where the
+            engine may have had nothing to do. ``expected_gap_ns`` is what is usual.
+
+        slow_parts: What surrounds the forward pass and takes too long.
     """
 
     engine_id: str
@@ -466,12 +507,44 @@ class Batch:
     terms_ns: dict[str, int] = field(default_factory=dict)
     counters: dict[str, float] = field(default_factory=dict)
     incident_id: str | None = None
+    gap_ns: int | None = None
+    expected_gap_ns: int | None = None
+    slow_parts: tuple[SlowPart, ...] = ()
     schema: Literal["batch.v1"] = "batch.v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerCell:
+    """What batches of one size cost an engine and its peers.
+
+    Attributes:
+        requests: As of `NormCell`; likewise ``context_tokens``, ``prefill_tokens``, ``visits`` and
+            ``duration_ns``, the engine's own.
+
+        peers: How many of its peers know such batches well.
+
+        peers_ns: The median of what they take.
+    """
+
+    requests: int
+    context_tokens: int | None
+    prefill_tokens: int
+    visits: int
+    duration_ns: int
+    peers: int
+    peers_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Why an alert says what it says: numbers before the incident and during it."""
+    """Why an alert says what it says: numbers before the incident and during it.
+
+    Attributes:
+        peers: For an engine that was slow from its first batch, how many times as slow as each of
+            its peers it is, by their ids.
+
+        peer_cells: Where they were compared.
+    """
 
     expected_ns: int
     low_ns: int
@@ -486,6 +559,8 @@ class Evidence:
     phases_during_ns: dict[str, int] = field(default_factory=dict)
     pressures: dict[str, float] = field(default_factory=dict)
     sql: str = ""
+    peers: dict[str, float] = field(default_factory=dict)
+    peer_cells: tuple[PeerCell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -605,6 +680,52 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NormCell:
+    """What batches of one size cost an engine.
+
+    Attributes:
+        requests: Requests in the batch, padded as to the size of a CUDA graph.
+
+        context_tokens: Tokens of context for each of them, in steps; None where not known.
+
+        prefill_tokens: Tokens of prefill, in steps.
+
+        visits: Batches that were learnt here.
+
+        duration_ns: Their mean duration.
+    """
+
+    requests: int
+    context_tokens: int | None
+    prefill_tokens: int
+    visits: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norms:
+    """What is normal for an engine, for its peers to compare themselves with; newest counts.
+
+    Attributes:
+        kind: Digest of all that decides the cost of a batch: only engines of one kind are compared.
+
+        batches: Batches that were learnt; few say little.
+
+        suspect: An incident is open, so these are no norms for others.
+
+        cells: Where most of its batches were, most visited first.
+    """
+
+    engine_id: str
+    at_ns: int
+    kind: str
+    batches: int
+    cells: tuple[NormCell, ...]
+    suspect: bool = False
+    schema: Literal["norms.v1"] = "norms.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A message that could not be read, kept for whoever has to find out why.
 
@@ -633,5 +754,6 @@ Record = (
     | Alert
     | Capture
     | Fault
+    | Norms
     | DeadLetter
 )

@@ -11,6 +11,7 @@ from schemas.records import (
     Fault,
     HostReading,
     Iteration,
+    Norms,
     ProcessReading,
     Record,
     XpuReading,
@@ -84,6 +85,9 @@ FAULTS = Topic(
     time="begin_ns",
     retention_ms=30 * DAY_MS,
 )
+NORMS = Topic(
+    name="latencyprism.norms.v1", record=Norms, key="engine_id", time="at_ns", compacted=True
+)
 DEADLETTERS = Topic(
     name="latencyprism.deadletters.v1",
     record=DeadLetter,
@@ -104,6 +108,7 @@ TOPICS: dict[str, Topic] = {
         ALERTS,
         CAPTURES,
         FAULTS,
+        NORMS,
         DEADLETTERS,
     )
 }

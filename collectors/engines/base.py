@@ -21,6 +21,7 @@ from collectors.engines.described import (
     Field,
     Metrics,
     Rule,
+    Server,
     in_versions,
     read,
     rule_formulas,
@@ -71,6 +72,11 @@ class Framework:
     def name(self) -> str:
         """Give the framework's name: that of its file."""
         return self._name
+
+    @property
+    def server(self) -> Server:
+        """What the process that users talk to shows on its command line."""
+        return self._described.server
 
     @property
     def metrics(self) -> Metrics:

@@ -15,7 +15,9 @@ from schemas.records import Phase, Workload
 Texts = tuple[str, ...]
 Guess = Literal["spawned", "forked", "server"]
 Evidence = Literal["live", "source", "text"]
-Reduction = Literal["int", "len", "sum", "max", "count_one", "sum_above_one", "bool", "enum"]
+Reduction = Literal[
+    "int", "len", "sum", "sum_len", "max", "count_one", "sum_above_one", "bool", "enum"
+]
 
 GROUPS = ("data", "pipeline", "context", "tensor", "expert", "label")
 """Names that a group of a process pattern may have; the ranks sort in this order."""
@@ -58,6 +60,7 @@ class Server(Part, frozen=True):
     default_port: int | None = None
     model_options: Texts = ()
     model_after: Texts = ()
+    eager_options: Texts = ()
 
 
 class Core(Part, frozen=True):

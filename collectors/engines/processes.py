@@ -346,8 +346,21 @@ def installed_version(pid: int, distribution: str, proc: Path = Path("/proc")) -
             # Through the process's own root, which differs from ours in a container.
             found = sorted((root / "root" / site.lstrip("/")).glob(f"{name}-*.dist-info"))
             if found:
-                version: str = found[0].name.removeprefix(f"{name}-").removesuffix(".dist-info")
-                return version
+                return _version_in(found[0], name)
     except OSError:
         return None
     return None
+
+
+def _version_in(folder: Path, name: str) -> str:
+    """Give the version by the metadata, which tells a build apart (``+cpu``), else by the name."""
+    try:
+        with (folder / "METADATA").open(errors="replace") as lines:
+            for line in lines:
+                if line.startswith("Version: "):
+                    return line.removeprefix("Version: ").strip()
+                if not line.strip():
+                    break
+    except OSError:
+        pass
+    return folder.name.removeprefix(f"{name}-").removesuffix(".dist-info")

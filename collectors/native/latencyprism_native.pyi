@@ -37,6 +37,12 @@ period, or overlaps: then the next BEGIN ends it.
 """
 STACK: int
 """Kind 4: one stack sample. Payload: index into `phases`, or PHASE_NONE, or PHASE_TORN."""
+GAUGES: int
+"""Kind 6: the gauges by themselves, in the order of the spec.
+
+Read once no iteration has begun or ended for a quarter of a second, and then each second: also
+while the engine's loop hangs, or its process is stopped.
+"""
 STATE: int
 """Kind 5: about the reading itself; see the STATE_ codes."""
 

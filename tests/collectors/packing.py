@@ -6,6 +6,7 @@ import struct
 from typing import Final
 
 from collectors.clock import BATCH, BEGIN, END, HEADER, STACK, STATE
+from collectors.rank import GAUGES
 
 MS: Final = 1_000_000
 GAP: Final = MS
@@ -34,6 +35,10 @@ def end(counter: int, at_ns: int, *, gap_ns: int = GAP) -> bytes:
 
 def batch(counter: int, *numbers: int) -> bytes:
     return event(BATCH, *numbers, counter=counter)
+
+
+def gauges(at_ns: int, *numbers: int) -> bytes:
+    return event(GAUGES, *numbers, at_ns=at_ns)
 
 
 def stack(index: int, *, inside: bool = True) -> bytes:

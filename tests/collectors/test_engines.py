@@ -28,8 +28,8 @@ SUMS = {
     "scheduled_tokens": 50,
     "requests": 3,
     "token_sum": 50,
-    "prefill_tokens": 48,
-    "decode_requests": 2,
+    "long_tokens": 48,
+    "single_requests": 2,
     "computed_cached": 100,
     "computed_new": 16,
     "waiting_requests": 4,
@@ -412,6 +412,11 @@ def test_the_version_is_that_beside_the_first_libraries_that_have_one(tmp_path: 
     site = tmp_path / "7" / "root" / "opt/venv/lib/python3.11/site-packages"
     (site / "text_generation_server-3.3.7.dist-info").mkdir(parents=True)
     assert installed_version(7, "text-generation-server", tmp_path) == "3.3.7"
+    metadata = site / "text_generation_server-3.3.7.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.4\nVersion: 3.3.7+cpu\n\nVersion: 1\n")
+    assert installed_version(7, "text-generation-server", tmp_path) == "3.3.7+cpu"
+    metadata.write_text("Metadata-Version: 2.4\n\nVersion: 1\n")
+    assert installed_version(7, "text-generation-server", tmp_path) == "3.3.7"
     assert installed_version(7, "vllm", tmp_path) is None
 
 
@@ -496,8 +501,8 @@ def test_vllm_adds_up_context_and_new_tokens() -> None:
         {"scheduled_tokens": 51},
         {"requests": 51},
         {"requests": -1},
-        {"prefill_tokens": 47},
-        {"decode_requests": 3},
+        {"long_tokens": 47},
+        {"single_requests": 3},
     ],
 )
 def test_vllm_refuses_numbers_that_do_not_add_up(name: str, torn: dict[str, int]) -> None:
@@ -520,6 +525,53 @@ def test_vllm_leaves_the_context_unknown_where_half_of_it_is(name: str) -> None:
 def test_a_sum_below_zero_can_only_be_torn() -> None:
     assert load("vllm").workload(SUMS | {"computed_cached": -67}) is None
     assert load("vllm").workload(SUMS | {"waiting_requests": -1}) is None
+
+
+# One request prefills 40 tokens, one decodes alone, and two verify 3 and 4 drafts.
+DRAFTS = SUMS | {
+    "requests": 4,
+    "long_tokens": 49,
+    "single_requests": 1,
+    "drafting_requests": 2,
+    "draft_tokens": 7,
+}
+
+
+@pytest.mark.parametrize("name", ["v1", "v1-worker"])
+def test_vllms_requests_with_drafts_decode(name: str) -> None:
+    workload = family("vllm", name).workload(DRAFTS)
+    assert workload is not None
+    assert (workload.requests, workload.scheduled_tokens) == (4, 50)
+    assert (workload.prefill_tokens, workload.decode_requests) == (40, 3)
+    assert workload.speculative_tokens == 7
+
+
+def test_vllm_without_drafts_has_none_of_them_and_a_fork_without_the_list_may_have_any() -> None:
+    none = load("vllm").workload(SUMS | {"drafting_requests": 0, "draft_tokens": 0})
+    assert none is not None
+    assert (none.prefill_tokens, none.decode_requests, none.speculative_tokens) == (48, 2, 0)
+    unknown = load("vllm").workload(SUMS)
+    assert unknown is not None
+    assert (unknown.prefill_tokens, unknown.speculative_tokens) == (48, None)
+
+
+@pytest.mark.parametrize("name", ["v1", "v1-worker"])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        {"drafting_requests": 4},
+        {"draft_tokens": 1},
+        {"draft_tokens": 48},
+        {"token_sum": 49},
+        {"single_requests": 3},
+    ],
+)
+def test_vllm_refuses_drafts_that_do_not_add_up(name: str, torn: dict[str, int]) -> None:
+    assert family("vllm", name).workload(DRAFTS | torn) is None
+
+
+def test_vllm_refuses_a_batch_whose_drafts_cannot_be_read() -> None:
+    assert load("vllm").workload({k: v for k, v in DRAFTS.items() if k != "draft_tokens"}) is None
 
 
 def test_vllms_padding_batches_are_dummies_and_no_workload() -> None:

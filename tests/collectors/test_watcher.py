@@ -13,12 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from collectors import outside as outside_module
 from collectors import watcher as watcher_module
-from collectors.clock import Scrape
+from collectors.clock import UNKNOWN, Scrape
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, RankProcess, read_process
 from collectors.engines import Family, Framework, load
-from collectors.engines.described import FeedText, Metrics
+from collectors.engines.described import FeedText, Metrics, Server
 from collectors.feeds.listener import FEEDS
 from collectors.feeds.log import LogFeed
 from collectors.publisher import MemoryPublisher
@@ -28,7 +29,7 @@ from collectors.stacks import AttachRefused, NotServing, Sampler, SamplerUnavail
 from collectors.watcher import Watcher
 from schemas.records import Engine, Iteration, Role
 from tests.collectors.feeding import decode
-from tests.collectors.packing import MS, begin, end, state
+from tests.collectors.packing import MS, begin, end, gauges, state
 
 GONE, DENIED, LOST = 2, 3, 4
 ID = "h:8000"
@@ -82,6 +83,10 @@ class OneFamily(Framework):
         return None
 
     @property
+    def server(self) -> Server:
+        return self._vllm.server
+
+    @property
     def feed(self) -> FeedText:
         return self.feed_text
 
@@ -110,13 +115,19 @@ class Bench:
         # How many iterations each scrape counts more than the one before.
         self.counted_at_a_time = 10
         self._counted = 0
+        # What each scrape says runs; its time is this moment then.
+        self.running: int | None = None
         self._started: list[Watcher] = []
-        monkeypatch.setattr(watcher_module, "scrape", self._scrape)
+        monkeypatch.setattr(outside_module, "scrape", self._scrape)
         monkeypatch.setattr(watcher_module, "RETRY_ATTACH_SECONDS", 0.1)
 
     def _scrape(self, *_: object) -> Scrape:
         self.scrapes += 1
         self._counted += self.counted_at_a_time
+        if self.running is not None:
+            return Scrape(
+                at_ns=time.time_ns(), iterations=self._counted, running_requests=self.running
+            )
         return Scrape(at_ns=self.scrapes * 1000 * MS, iterations=self._counted)
 
     def _attach(self, pid: int, *_: object, **__: object) -> Sampler:
@@ -222,6 +233,56 @@ def test_iterations_are_published_with_the_engines_id_and_start(bench: Bench) ->
     assert (running.state, running.source, running.note) == ("running", "counter", None)
     assert running.process_start_ns == bench.iterations[0].process_start_ns
     assert (running.port, running.model, running.agent_version) == (8000, "m", "9.9")
+
+
+def test_the_inventory_says_what_runs_and_when_the_last_iteration_ended(bench: Bench) -> None:
+    now_ns = time.monotonic_ns()
+    watcher = bench.start(Script(begin(1, now_ns - 30 * MS) + end(1, now_ns), gauges(now_ns, 4, 2)))
+    wait_for(lambda: bench.iterations and not watcher._core.reader.sampler.packed)  # type: ignore[union-attr]
+    watcher.report()
+    last = bench.engines[-1]
+    assert last.last_iteration_end_ns == bench.iterations[0].end_ns
+    assert (last.waiting_requests, last.running_requests) == (4, 2)
+
+
+def test_a_server_that_is_found_later_shows_its_command_line(bench: Bench) -> None:
+    watcher = bench.watcher(AttachRefused("no"))
+    watcher.report()
+    server = Process(pid=5, parent_pid=1, start_ticks=1, arguments=("vllm", "serve", "m"))
+    before = bench.engines[-1].command_digest
+    watcher.adopt(replace(watcher.engine, api_server=server))
+    watcher.report()
+    assert bench.engines[-1].command_digest not in (None, before)
+
+
+def test_work_that_stands_still_is_told_at_once(bench: Bench) -> None:
+    """Between two iterations, so that none of them is open."""
+    ended_ns = time.monotonic_ns() - 1500 * MS
+    held_ns = ended_ns + 250 * MS
+    bench.start(Script(begin(1, ended_ns - MS) + end(1, ended_ns), gauges(held_ns, 1, 0)))
+    wait_for(lambda: bench.engines and bench.engines[-1].still_since_ns is not None)
+    last = bench.engines[-1]
+    assert (last.waiting_requests, last.running_requests) == (1, 0)
+    assert last.still_since_ns is not None
+    assert last.at_ns - last.still_since_ns >= 1000 * MS
+    assert all(one.end_ns is not None for one in bench.iterations)
+
+
+def test_gauges_that_could_not_be_read_are_unknown_and_no_work(bench: Bench) -> None:
+    now_ns = time.monotonic_ns()
+    watcher = bench.start(Script(gauges(now_ns, UNKNOWN, 0)))
+    wait_for(lambda: bench.is_read and not watcher._core.reader.sampler.packed)  # type: ignore[union-attr]
+    watcher.report()
+    last = bench.engines[-1]
+    assert (last.waiting_requests, last.running_requests) == (None, 0)
+    assert last.still_since_ns is None
+
+
+def test_a_standstill_is_told_by_the_metrics_where_nothing_else_is_read(bench: Bench) -> None:
+    bench.counted_at_a_time, bench.running = 0, 2
+    bench.start(AttachRefused("no"))
+    wait_for(lambda: bench.engines and bench.engines[-1].still_since_ns is not None)
+    assert bench.engines[-1].running_requests == 2
 
 
 def test_an_iteration_that_never_ends_is_seen_all_the_same(bench: Bench) -> None:
@@ -369,7 +430,7 @@ def test_a_scrape_that_fails_is_no_error_of_the_watch(
         failures.set()
         raise ScrapeError("nobody there")
 
-    monkeypatch.setattr(watcher_module, "scrape", fail)
+    monkeypatch.setattr(outside_module, "scrape", fail)
     watcher = bench.start(AttachRefused("no"))
     wait_for(failures.is_set)
     watcher.count_engine_iterations()
@@ -544,7 +605,7 @@ def engine_log(
 
 
 def is_open(watcher: Watcher) -> Callable[[], bool]:
-    return lambda: watcher._listener.is_open
+    return lambda: watcher._outside.listener.is_open
 
 
 def test_what_the_engine_says_itself_is_taken_before_the_metrics(
@@ -571,7 +632,7 @@ def test_a_log_without_iterations_leaves_the_metrics_as_they_are(
     bench: Bench, engine_log: Callable[..., None]
 ) -> None:
     watcher = bench.start(AttachRefused("no"))
-    wait_for(lambda: watcher._listener.is_open and len(bench.iterations) >= 5)
+    wait_for(lambda: watcher._outside.listener.is_open and len(bench.iterations) >= 5)
     assert {one.source for one in bench.iterations} == {"metrics"}
     assert watcher.source == "metrics"
 
@@ -629,7 +690,7 @@ def test_memory_that_may_be_read_is_better_than_what_the_engine_says(
     wait_for(is_open(watcher))
     engine_log(3)
     wait_for(lambda: bench.is_read)
-    assert not watcher._listener.is_open
+    assert not watcher._outside.listener.is_open
     engine_log(4)
     time.sleep(0.1)
     assert [one.source for one in bench.iterations] in (["stream", "counter"], ["counter"])

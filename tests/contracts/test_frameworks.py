@@ -19,7 +19,7 @@ frameworks = pytest.mark.parametrize("name", available())
 ROLES: tuple[Role, ...] = ("engine_core", "worker")
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "proc"
-REDUCTIONS = {"int", "len", "sum", "max", "count_one", "sum_above_one", "bool", "enum"}
+REDUCTIONS = {"int", "len", "sum", "sum_len", "max", "count_one", "sum_above_one", "bool", "enum"}
 UNRELATED = [
     ("/sbin/init",),
     ("bash", "-c", "vllm serve m --port 8000"),

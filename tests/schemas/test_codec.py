@@ -4,12 +4,14 @@ import base64
 import dataclasses
 import json
 import math
+import random
 from typing import Any, get_type_hints
 
+import orjson
 import pytest
 
 from schemas import Alert, Batch, DecodeError, HostReading, Iteration, Workload, decode, encode
-from schemas.codec import MAX_BURIED_BYTES, MAX_MESSAGE_BYTES, dead_letter, finite
+from schemas.codec import MAX_BURIED_BYTES, MAX_MESSAGE_BYTES, dead_letter, finite, from_raw
 from schemas.records import DeadLetter
 from tests.schemas.samples import RECORD_TYPES, fields_of, full, minimal
 
@@ -27,6 +29,13 @@ ITERATION: dict[str, Any] = {
 
 def message(**changes: Any) -> bytes:
     return json.dumps(ITERATION | changes).encode()
+
+
+def written(**changes: Any) -> bytes:
+    """Give a message as `encode` writes it: without spaces, the schema last."""
+    raw = ITERATION | changes
+    schema = {"schema": raw.pop("schema")}
+    return json.dumps(raw | schema, separators=(",", ":")).encode()
 
 
 def refused(value: bytes | None, record_type: type[Any] = Iteration) -> str:
@@ -194,3 +203,77 @@ def test_a_dead_letter_of_a_huge_message_can_itself_be_read() -> None:
     assert len(value) < MAX_MESSAGE_BYTES
     letter = decode(DeadLetter, value)
     assert base64.b64decode(letter.value_base64 or "") == huge[:MAX_BURIED_BYTES]
+
+
+def read_the_long_way(record_type: type[Any], value: bytes) -> Any:
+    """Give the record, or why it is none, as it was read before there was a quick way."""
+    try:
+        return from_raw(record_type, orjson.loads(value))
+    except orjson.JSONDecodeError as err:
+        return f"not JSON: {err}"
+    except DecodeError as err:
+        return str(err)
+
+
+def read(record_type: type[Any], value: bytes) -> Any:
+    try:
+        return decode(record_type, value)
+    except DecodeError as err:
+        return str(err)
+
+
+def damaged(value: bytes, draw: random.Random) -> bytes:
+    """Change, insert or delete some bytes."""
+    bytes_ = bytearray(value)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        place, new = draw.randrange(len(bytes_)), draw.choice(b'\\"{}[]:,019.e-+ \n\x00\xffnaulx')
+        bytes_[place : place + draw.randrange(2)] = bytes([new])[: draw.randrange(2)]
+    return bytes(bytes_)
+
+
+@pytest.mark.parametrize("record_type", RECORD_TYPES)
+def test_quick_or_not_a_damaged_message_is_the_same_record_or_refused_alike(
+    record_type: type[Any],
+) -> None:
+    draw = random.Random(record_type.__name__)
+    # Only plain text is read the quick way.
+    values = [encode(make(record_type)).replace("\\nß".encode(), b"x") for make in (full, minimal)]
+    assert all(value.isascii() for value in values)
+    for _ in range(1500):
+        value = damaged(draw.choice(values), draw)
+        assert read(record_type, value) == read_the_long_way(record_type, value), value
+
+
+@pytest.mark.parametrize("number", [2**64, 10**30, -(2**63) - 1])
+def test_a_number_of_more_than_64_bits_is_none_whoever_wrote_it(number: int) -> None:
+    for value in (message(begin_ns=number), written(begin_ns=number)):
+        assert "Expected `int`, got `float`" in refused(value)
+    assert decode(Iteration, written(begin_ns=2**64 - 1)).begin_ns == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"more": {"colour": "blue", "schema": "iteration.v1"}},
+        {'a,\\"schema': "iteration.v1"},
+        {'a,"schema': "iteration.v1"},
+        {"note": ',"schema":"iteration.v1"}'},
+    ],
+    ids=str,
+)
+def test_a_schema_that_is_not_the_messages_own_does_not_count(raw: dict[str, Any]) -> None:
+    rest = {name: value for name, value in ITERATION.items() if name != "schema"}
+    value = json.dumps(rest | raw, separators=(",", ":")).encode()
+    assert refused(value) == 'no "schema" field: this topic carries iteration.v1'
+
+
+def test_of_two_schemas_the_last_counts() -> None:
+    value = written().replace(b'{"engine_id"', b'{"schema":"batch.v1","engine_id"')
+    assert decode(Iteration, value).sequence == 2
+    value = written(schema="batch.v1").replace(b'{"engine_id"', b'{"schema":"iteration.v1","x"')
+    assert "schema is 'batch.v1'" in refused(value)
+
+
+def test_text_that_is_no_utf_8_is_refused_even_where_nobody_reads_it() -> None:
+    value = written(colour="blue").replace(b"blue", b"\xff")
+    assert refused(value).startswith("not JSON: str is not valid UTF-8")

@@ -42,16 +42,22 @@ TEXT_FIELDS = {
     "XpuReading.tool",
     "XpuReading.fabric",
     "Engine.device_ids",
+    "Engine.device_models",
     "Capture.engine_id",
     "Capture.host",
     "Fault.host",
     "Fault.engine_ids",
-    # Ids that we make.
+    "Norms.engine_id",
+    "Evidence.peers",
+    # Ids that we make; the digest is a one-way hash of options of the engine's command line.
+    "Engine.command_digest",
     "Capture.capture_id",
     "Capture.incident_id",
     "Batch.incident_id",
     "Alert.incident_id",
     "Fault.fault_id",
+    # A digest.
+    "Norms.kind",
     # Names from lists in our code: counters, phases, terms, causes, topics, workers.
     "Batch.terms_ns",
     "Batch.counters",

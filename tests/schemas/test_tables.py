@@ -11,7 +11,7 @@ from schemas.records import Alert, Batch, Engine, Fault, Iteration, Record, Work
 from schemas.tables import migrations, split_statements
 from schemas.topics import key_of, topic_of
 from streams.sinks.clickhouse import TABLES, ClickHouse, migrate, row_of
-from tests.schemas.samples import RECORD_TYPES, full, minimal
+from tests.schemas.samples import MOMENT_NS, RECORD_TYPES, full, minimal
 
 pytestmark = pytest.mark.pipeline
 
@@ -170,6 +170,23 @@ def test_the_view_of_faults_shows_the_whole_truth_in_one_row(chdb: Any, sink: Cl
         "WHERE fault_id = 'seen'"
     )
     assert found.result_rows == [(ended.name, 1, True, 1.25, "why", 0)]
+
+
+def test_the_view_of_engines_shows_what_the_newest_record_knows(
+    chdb: Any, sink: ClickHouse
+) -> None:
+    stuck: Engine = replace(
+        own(full(Engine), "stuck"), running_requests=3, last_iteration_end_ns=MOMENT_NS
+    )
+    gone = replace(stuck, at_ns=stuck.at_ns + 1, running_requests=None, still_since_ns=None)
+    sink.write([stuck, gone])
+    found = chdb.query(
+        "SELECT command_digest, running_requests, isNull(still_since_time), "
+        "toString(last_iteration_time) FROM engines_view WHERE engine_id = 'stuck'"
+    )
+    assert found.result_rows == [
+        (stuck.command_digest, None, 1, "2026-09-21 14:13:20.000000000"),
+    ]
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

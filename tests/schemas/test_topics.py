@@ -20,9 +20,10 @@ CONTRACT = {
     "latencyprism.alerts.v1": ("alert.v1", "incident_id", "at_ns", False),
     "latencyprism.captures.v1": ("capture.v1", "engine_id", "at_ns", False),
     "latencyprism.faults.v1": ("fault.v1", "fault_id", "begin_ns", False),
+    "latencyprism.norms.v1": ("norms.v1", "engine_id", "at_ns", True),
     "latencyprism.deadletters.v1": ("deadletter.v1", "topic", "at_ns", False),
 }
-JOINED = ("iterations", "processes", "xpus", "hosts", "engines", "captures")
+JOINED = ("iterations", "processes", "xpus", "hosts", "engines", "captures", "norms")
 
 
 def test_names_and_contracts_of_the_topics_do_not_change() -> None:

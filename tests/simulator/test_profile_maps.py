@@ -49,6 +49,7 @@ RANKS: dict[str, Role] = {
     "sglang_0_5_5": "engine_core",
     "sglang_0_5_23": "engine_core",
 }
+SPECULATE = ("vllm_0_33_async",)
 Case = tuple[str, str]
 CASES: list[Case] = [(n, v) for n in available() if n not in NO_PYTHON for v in PYTHONS]
 
@@ -147,6 +148,18 @@ def test_the_map_counts_and_reads_the_core(
 ) -> None:
     seen = look(name, version)
     check(seen.core, seen.truth)
+
+
+@pytest.mark.parametrize(("name", "version"), [case for case in CASES if case[0] in SPECULATE])
+def test_drafts_are_counted_where_an_engine_speculates(
+    look: Callable[[str, str], Look], name: str, version: str
+) -> None:
+    seen = look(name, version)
+    assert seen.core is not None
+    drafts = [one.workload.speculative_tokens for one in seen.core.iterations]
+    # That each number is the true one is a part of what the map is checked for.
+    assert len([one for one in drafts if one]) > 10
+    assert 0 in drafts
 
 
 @pytest.mark.parametrize(("name", "version"), [case for case in CASES if case[0] in RANKS])

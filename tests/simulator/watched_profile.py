@@ -255,4 +255,9 @@ def agrees(one: Iteration, row: TruthIteration) -> bool:
         for name in (field.name for field in fields(TruthIteration))
         if getattr(one.workload, name, None) is not None
     }
-    return bool(known) and all(value == getattr(row, name) for name, value in known.items())
+    drafts = row.scheduled_tokens - row.prefill_tokens - row.decode_requests
+    return (
+        bool(known)
+        and one.workload.speculative_tokens in (None, drafts)
+        and all(value == getattr(row, name) for name, value in known.items())
+    )

@@ -9,6 +9,7 @@ pub const BATCH: u8 = 2;
 pub const END: u8 = 3;
 pub const STACK: u8 = 4;
 pub const STATE: u8 = 5;
+pub const GAUGES: u8 = 6;
 
 pub const STATE_ATTACHED: u32 = 1;
 pub const STATE_PROCESS_GONE: u32 = 2;
@@ -76,7 +77,7 @@ impl Event {
 
     /// Whether a waiting `poll` should wake up for it. Stacks and batches ride along.
     fn wakes(&self) -> bool {
-        matches!(self.kind, BEGIN | END | STATE)
+        matches!(self.kind, BEGIN | END | STATE | GAUGES)
     }
 }
 

@@ -125,10 +125,11 @@ fn path(text: &str) -> Path {
 
 // ---- noise
 
-const REDUCTIONS: [Reduce; 7] = [
+const REDUCTIONS: [Reduce; 8] = [
     Reduce::Int,
     Reduce::Len,
     Reduce::Sum,
+    Reduce::SumLen,
     Reduce::Max,
     Reduce::CountOne,
     Reduce::SumAboveOne,

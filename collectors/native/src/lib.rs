@@ -63,6 +63,7 @@ mod latencyprism_native {
             ("END", u32::from(events::END)),
             ("STACK", u32::from(events::STACK)),
             ("STATE", u32::from(events::STATE)),
+            ("GAUGES", u32::from(events::GAUGES)),
             ("STATE_ATTACHED", events::STATE_ATTACHED),
             ("STATE_PROCESS_GONE", events::STATE_PROCESS_GONE),
             ("STATE_PERMISSION_LOST", events::STATE_PERMISSION_LOST),

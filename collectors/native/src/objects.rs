@@ -743,8 +743,25 @@ impl<M: Memory> Objects<M> {
         }
     }
 
-    /// The values of many ints; equal pointers are read once.
+    /// The values of many ints.
     fn ints(&mut self, objects: &[u64]) -> Result<Vec<i64>, Trouble> {
+        self.numbers(objects, Self::decode_int)
+    }
+
+    /// The lengths of many containers.
+    fn lengths(&mut self, objects: &[u64]) -> Result<Vec<i64>, Trouble> {
+        self.numbers(objects, |this, _, head| {
+            let class = this.class(head.u64_at(this.layout.object_type))?;
+            this.length(class.shape, head)
+        })
+    }
+
+    /// A number of each object, from its head; equal pointers are read once.
+    fn numbers(
+        &mut self,
+        objects: &[u64],
+        decode: impl Fn(&mut Self, u64, &[u8]) -> Result<i64, Trouble>,
+    ) -> Result<Vec<i64>, Trouble> {
         let mut distinct = objects.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
@@ -753,7 +770,7 @@ impl<M: Memory> Objects<M> {
         self.memory.gather_all(&pieces, &mut bytes)?;
         let mut values = Vec::with_capacity(distinct.len());
         for (at, head) in distinct.iter().zip(bytes.chunks_exact(INT_BYTES)) {
-            values.push(self.decode_int(*at, head)?);
+            values.push(decode(self, *at, head)?);
         }
         objects
             .iter()
@@ -993,14 +1010,13 @@ impl<M: Memory> Objects<M> {
                 Reduce::Bool => self.decode_int(object, &head).and_then(truth),
                 Reduce::Len if shape == Shape::Other => self.held_length(object),
                 Reduce::Len => self.length(shape, &head),
+                Reduce::SumLen => self
+                    .mapped(object, shape, &head, path)
+                    .and_then(|elements| self.lengths(&elements))
+                    .and_then(|lengths| fold(Reduce::Sum, &lengths)),
                 other => {
                     let values = values.get_or_insert_with(|| {
-                        let mut elements = self.elements(object, shape, &head)?;
-                        if !elements.is_empty() {
-                            for name in path.each.iter().flatten() {
-                                elements = self.attribute_of_each(&elements, name)?;
-                            }
-                        }
+                        let elements = self.mapped(object, shape, &head, path)?;
                         self.ints(&elements)
                     });
                     values
@@ -1015,6 +1031,23 @@ impl<M: Memory> Objects<M> {
             });
         }
         Ok(results)
+    }
+
+    /// The elements of a container, or the attributes of them that the path names.
+    fn mapped(
+        &mut self,
+        object: u64,
+        shape: Shape,
+        head: &[u8],
+        path: &crate::spec::Path,
+    ) -> Result<Vec<u64>, Trouble> {
+        let mut elements = self.elements(object, shape, head)?;
+        if !elements.is_empty() {
+            for name in path.each.iter().flatten() {
+                elements = self.attribute_of_each(&elements, name)?;
+            }
+        }
+        Ok(elements)
     }
 }
 
@@ -1055,7 +1088,9 @@ fn fold(reduction: Reduce, values: &[i64]) -> Result<i64, Trouble> {
         Reduce::SumAboveOne => sum(1),
         Reduce::CountOne => Ok(values.iter().filter(|value| **value == 1).count() as i64),
         Reduce::Max => values.iter().copied().max().ok_or(Trouble::Absent),
-        Reduce::Int | Reduce::Len | Reduce::Bool | Reduce::Enum => Err(Trouble::Absent),
+        Reduce::Int | Reduce::Len | Reduce::SumLen | Reduce::Bool | Reduce::Enum => {
+            Err(Trouble::Absent)
+        }
     }
 }
 
@@ -1453,6 +1488,32 @@ mod tests {
             assert_eq!(values, Ok(vec![3, 42, 40, 2, 40, UNKNOWN]));
             let values = objects.reduce(0x60_000, &path("absent"), &all[..1]);
             assert_eq!(values, Ok(vec![UNKNOWN]));
+        });
+    }
+
+    #[test]
+    fn the_lengths_of_containers_add_up() {
+        in_every_version(|world| {
+            let one = world.int(0x50_000, 1);
+            let two = world.list(0x51_000, &[one, one]);
+            let three = world.list(0x52_000, &[one, one, one]);
+            let none = world.list(0x53_000, &[]);
+            world.dict(0x70_000, &[("x", two), ("y", three), ("gone", 0)]);
+            world.dict(0x71_000, &[]);
+            world.dict(0x72_000, &[("x", two), ("y", two), ("z", none)]);
+            world.dict(0x73_000, &[("x", two), ("y", one)]);
+            world.thing_keys(&["drafts", "shared", "empty", "mixed"]);
+            world.thing(0x60_000, &[0x70_000, 0x72_000, 0x71_000, 0x73_000]);
+            let mut objects = world.done();
+            let mut sum = |name| {
+                let both = [Reduce::SumLen, Reduce::Len];
+                objects.reduce(0x60_000, &path(name), &both)
+            };
+            assert_eq!(sum("drafts"), Ok(vec![5, 2]));
+            assert_eq!(sum("shared"), Ok(vec![4, 3]));
+            assert_eq!(sum("empty"), Ok(vec![0, 0]));
+            // A number among them has no length, and nothing is guessed.
+            assert_eq!(sum("mixed"), Ok(vec![UNKNOWN, 2]));
         });
     }
 

@@ -4,6 +4,7 @@ mod batch;
 mod check;
 mod poll;
 mod sheet;
+mod still;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::time::monotonic_ns;
 use batch::Batches;
 use check::Check;
 use sheet::Sheet;
+use still::Still;
 
 const RETRIES: usize = 3;
 const ATTACH_ATTEMPTS: usize = 40;
@@ -105,6 +107,7 @@ pub struct Reader {
     /// The address of None, once it was seen.
     none: u64,
     clock: Clock,
+    still: Still,
     sheet: Sheet,
     check: Check,
     resolve_again_ns: u64,
@@ -150,6 +153,7 @@ impl Reader {
             overlap: false,
             none: 0,
             clock: Clock::default(),
+            still: Still::new(monotonic_ns()),
             sheet: Sheet::default(),
             check: Check::new(spy),
             resolve_again_ns: 0,

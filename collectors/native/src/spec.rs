@@ -44,6 +44,7 @@ pub enum Reduce {
     Int,
     Len,
     Sum,
+    SumLen,
     Max,
     CountOne,
     SumAboveOne,
@@ -212,7 +213,8 @@ impl Field {
         let single = matches!(self.reduce, Reduce::Int | Reduce::Bool | Reduce::Enum);
         if self.path.each.is_some() && single {
             return Err(format!(
-                "{name:?} reduces many values to one: use sum, max, len, count_one or sum_above_one"
+                "{name:?} reduces many values to one: use sum, sum_len, max, len, count_one \
+                 or sum_above_one"
             ));
         }
         if (self.reduce == Reduce::Enum) == self.values.is_empty() {

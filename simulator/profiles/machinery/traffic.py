@@ -118,11 +118,16 @@ class Batcher:
     def __init__(self, waiting: deque[Request] | None = None) -> None:
         self.waiting: deque[Request] = deque() if waiting is None else waiting
         self.running: list[Request] = []
+        self._most_drafts = 0
 
     @property
     def has_unfinished(self) -> bool:
         """Say whether a request waits or runs."""
         return bool(self.waiting or self.running)
+
+    def draft(self, most: int) -> None:
+        """Let each request that decodes verify up to so many drafts; all of them are accepted."""
+        self._most_drafts = most
 
     def next_mixed(self) -> Plan:
         """Put decodes and (chunks of) prefills into one batch; may come out empty."""
@@ -130,6 +135,8 @@ class Batcher:
         entries = []
         for request in self.running:
             tokens = _next_tokens(request, budget)
+            if tokens == 1:
+                tokens += self._drafts(request, budget - 1)
             if tokens:
                 entries.append((request, tokens))
                 budget -= tokens
@@ -165,6 +172,12 @@ class Batcher:
     def next_separate(self) -> Plan | None:
         """Prefer prefills; never mix them with decodes."""
         return self.next_prefill() or self.next_decode()
+
+    def _drafts(self, request: Request, budget: int) -> int:
+        """Give how many tokens are guessed for a request this time; some have none."""
+        guessed = request.num_computed_tokens % (self._most_drafts + 1)
+        left = request.num_tokens_in_all - request.num_computed_tokens - 1
+        return min(guessed, left, budget)
 
     def finish(self, plan: Plan) -> int:
         """Let go of the requests that got their last token in this batch; how many."""

@@ -11,7 +11,7 @@ from simulator.profiles.vllm_0_33_async.vllm.v1.engine.core import EngineCorePro
 class Vllm033Async(Profile):
     """The API server and an engine core that keeps two batches in flight."""
 
-    summary = "vLLM 0.25-0.33: step_with_batch_queue, current_step, model runner V2"
+    summary = "vLLM 0.25-0.33: step_with_batch_queue, current_step, model runner V2, drafts"
     framework = "vllm"
     root = ("vllm/v1/engine/core.py", "EngineCoreProc.run_busy_loop")
     phases = (("vllm/v1/executor/uniproc_executor.py", "AsyncOutputFuture.result"),)

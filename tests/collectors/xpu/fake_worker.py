@@ -13,7 +13,8 @@ def parse(text: str) -> list[XpuDevice]:
     if words[:1] != ["used"]:
         raise ParseError(f"no 'used' in {text[:20]!r}: run it by hand")
     os.write(1, b"a library that talks\n")
-    return [XpuDevice(device_id="FAKE-0", vendor="fake", memory_used_bytes=int(words[1]))]
+    memory = int(words[1])
+    return [XpuDevice(device_id="FAKE-0", vendor="fake", model="Fake", memory_used_bytes=memory)]
 
 
 class Fake(Vendor):

@@ -79,6 +79,7 @@ def test_each_look_is_given_out_once(make: Make) -> None:
     assert (first.engine_id, first.host, first.device_id) == ("h:1", "h", "FAKE-0")
     assert (first.memory_used_bytes, first.ranks, first.others) == (7, (), None)
     assert devices.devices_of("h:1") == ("FAKE-0",)
+    assert devices.models_of(("FAKE-0", "GONE")) == ("Fake", "")
     assert devices.device_ids(10) is None, "one engine on the host: likely, but not known"
     assert devices.note("h:1") is None
 

@@ -72,6 +72,11 @@ impl Batches {
         self.due
     }
 
+    /// How many gauges there are.
+    pub fn gauge_words(&self) -> usize {
+        self.gauges.iter().map(|group| group.positions.len()).sum()
+    }
+
     /// The iteration is over: what there is must do.
     pub fn flush(&mut self, out: &mut Vec<Event>) {
         out.extend(self.partial.take());
@@ -176,10 +181,18 @@ impl Reader {
     ///
     /// `Absent` when there is no batch yet, or only None.
     fn read_fields(&mut self, look: Look, frame: &Frame) -> Result<Payload, Trouble> {
+        self.ahead(|reader| reader.try_fields(look, frame))
+    }
+
+    /// Repeats what reads until all that it lacks was fetched; `Torn` if any of it has changed.
+    fn ahead<T>(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
         self.objects.memory.start();
         let mut outcome = Err(Trouble::Torn);
         for _ in 0..MAX_ROUNDS {
-            outcome = self.try_fields(look, frame);
+            outcome = read(self);
             match self.objects.memory.fetch() {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -242,6 +255,31 @@ impl Reader {
             }
         }
         outcome.map(|()| payload)
+    }
+
+    /// The gauges by themselves, while no iteration begins or ends.
+    pub(super) fn gauges(&mut self) -> Result<Vec<i64>, Trouble> {
+        self.ahead(Self::try_gauges)
+    }
+
+    fn try_gauges(&mut self) -> Result<Vec<i64>, Trouble> {
+        let own = self.resolved.as_ref().map_or(0, |resolved| resolved.own);
+        let words = self.batches.gauge_words();
+        let first = self.batches.payload_words - words;
+        let mut found = vec![events::UNKNOWN; words];
+        let mut outcome = Ok(());
+        for group in &self.batches.gauges {
+            match group.read(&mut self.objects, own) {
+                Ok(values) => {
+                    for (position, value) in group.positions.iter().zip(values) {
+                        found[*position - first] = value;
+                    }
+                }
+                Err(Trouble::Absent) => {}
+                Err(trouble) => outcome = outcome.and(Err(trouble)),
+            }
+        }
+        outcome.map(|()| found)
     }
 
     pub(super) fn read_batch(&mut self, sight: Sight, out: &mut Vec<Event>) -> Result<(), Trouble> {

@@ -116,8 +116,14 @@ impl Reader {
             }
             None => {}
         }
+        if edge.is_some() {
+            self.still.moved(sight.at_ns);
+        }
         if self.batches.is_due() && self.clock.begun() {
             self.read_batch(sight, out)?;
+        }
+        if self.still.is_due(sight.at_ns) {
+            self.read_gauges(sight.at_ns, out)?;
         }
         Ok(())
     }

@@ -17,10 +17,13 @@ class EngineCore:
     """The inner loop; a version says what a step is."""
 
     batch_queue: Any = None
+    num_spec_tokens = 0
 
     def __init__(self, host: Host, executor: Any, *, with_current_step: bool = True) -> None:
         add_settings(self, 20)
-        self.scheduler = Scheduler(host, with_current_step=with_current_step)
+        self.scheduler = Scheduler(
+            host, with_current_step=with_current_step, num_spec_tokens=self.num_spec_tokens
+        )
         self.model_executor = executor
 
     def step(self) -> tuple[Any, bool]:

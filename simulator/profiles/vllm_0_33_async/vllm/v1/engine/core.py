@@ -14,6 +14,7 @@ class EngineCore(core.EngineCore):
     """Schedule and launch, then sample and update an older batch."""
 
     batch_queue_size = 2
+    num_spec_tokens = 3
 
     def step_fn(self) -> tuple[Any, bool]:
         """Call the overlapped step."""

@@ -30,6 +30,8 @@ class SchedulerOutput:
         self.scheduled_new_reqs: list[NewRequestData] = []
         self.scheduled_cached_reqs = CachedRequestData()
         self.num_scheduled_tokens: dict[str, int] = {}
+        # What the drafter guessed; requests without a guess are not in it.
+        self.scheduled_spec_decode_tokens: dict[str, list[int]] = {}
         self.total_num_scheduled_tokens = plan.scheduled_tokens
         self.finished_req_ids = finished_req_ids
         self.preempted_req_ids: set[str] = set()
@@ -37,6 +39,8 @@ class SchedulerOutput:
         for request, tokens in plan.entries:
             self.num_scheduled_tokens[request.request_id] = tokens
             computed = request.num_computed_tokens - tokens
+            if computed >= request.num_prompt_tokens and tokens > 1:
+                self.scheduled_spec_decode_tokens[request.request_id] = [-1] * (tokens - 1)
             if computed == 0:
                 self.scheduled_new_reqs.append(NewRequestData(request.request_id, computed))
             else:

@@ -18,9 +18,10 @@ class FCFSRequestQueue(deque):  # type: ignore[type-arg]  # Python 3.8 cannot su
 class Scheduler:
     """Decide what runs in the next step."""
 
-    def __init__(self, host: Host, *, with_current_step: bool) -> None:
+    def __init__(self, host: Host, *, with_current_step: bool, num_spec_tokens: int = 0) -> None:
         add_settings(self)
         self._batcher = Batcher(FCFSRequestQueue())
+        self._batcher.draft(num_spec_tokens)
         self._truth = host.recorder()
         self._with_current_step = with_current_step
         self._steps = 0
