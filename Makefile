@@ -75,8 +75,8 @@ bench-engine: install ## A real vLLM against its own record: make bench-engine E
 bench-latency: install ## Milliseconds from a batch's end to the webhook, on a real Kafka
 	$(BIN)/python benchmarks/latency.py
 
-bench-detect: install ## Prediction error, false alarms and detection on batches
-	$(BIN)/python benchmarks/detect.py
+bench-detect: install ## Prediction error, false alarms and detection on real batches, beside other models
+	$(BIN)/python -m benchmarks.detection
 
 bench-fuzz: install ## Wrong values and panics on a million fuzzed reads and hostile engines (needs Rust)
 	$(BIN)/python benchmarks/fuzz.py

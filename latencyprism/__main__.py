@@ -33,6 +33,7 @@ COMMANDS = (
     "topics",
     "migrate",
     "sql",
+    "explain",
     "capture",
     "simulate",
     "inject",

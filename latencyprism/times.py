@@ -1,4 +1,4 @@
-"""Moments as a user writes them: ISO 8601, or seconds since the Unix epoch."""
+"""Times as a user writes them: moments in ISO 8601 or seconds since the Unix epoch, and spans."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from datetime import datetime
 
 from latencyprism.errors import CommandError
+
+UNITS_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def moment_ns(text: str, flag: str) -> int:
@@ -27,9 +29,25 @@ def moment_ns(text: str, flag: str) -> int:
     return round(seconds * 1e9)
 
 
-def shown(at_ns: int) -> str:
-    """Show a moment in this machine's zone, to the second."""
-    return datetime.fromtimestamp(at_ns / 1e9).astimezone().isoformat(timespec="seconds")
+def span_ns(text: str, flag: str) -> int:
+    """Give the nanoseconds of a length of time, as 30s, 5m, 2h or 1d.
+
+    Raises:
+        CommandError: It is none.
+    """
+    unit_seconds = UNITS_SECONDS.get(text[-1:])
+    try:
+        seconds = float(text[:-1]) * (unit_seconds or math.nan)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e9:
+        raise CommandError(f"{flag} is {text!r}: give a length of time as 30s, 5m, 2h or 1d")
+    return round(seconds * 1e9)
+
+
+def shown(at_ns: int, timespec: str = "seconds") -> str:
+    """Show a moment in this machine's zone, to the second or as `datetime.isoformat` is asked."""
+    return datetime.fromtimestamp(at_ns / 1e9).astimezone().isoformat(timespec=timespec)
 
 
 def _what_to_write(text: str, flag: str) -> str:

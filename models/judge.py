@@ -17,7 +17,7 @@ from schemas.records import Verdict, Workload
 
 STATE_VERSION = 2
 
-BASELINE = "physical"
+BASELINE = "chosen"
 # In the order in which an alarm is told by them.
 DETECTORS = ("sustained", "spikes")
 # Batches before anything is called slow.

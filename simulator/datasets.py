@@ -1,10 +1,9 @@
 """Recorded batches of real engines, in the CSV formats of the paper's public artifact.
 
-Neither format has prefill tokens; they are derived without looking at any duration. A vLLM file
-counts only requests that decode: those that join show in the next batch's size and mean output, and
-their prompts are what was computed meanwhile, within the token budget. An SGLang file tells the
-forward mode of each batch, and an extending one computes the prompts of its requests. Where a
-prefix cache spares a prompt, too many tokens are derived. A live agent reads the true number.
+Neither format has prefill tokens; they are derived without looking at any duration, for vLLM as in
+``simulator.composition``. An SGLang file tells the forward mode of each batch, and an extending one
+computes the prompts of its requests. Where a prefix cache spares a prompt, too many tokens are
+derived. A live agent reads the true number.
 """
 
 from __future__ import annotations
@@ -14,21 +13,22 @@ import gzip
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
 from schemas.records import Workload
+from simulator.composition import computed
 
-# What vLLM computes in one iteration at most, by default.
-TOKEN_BUDGET = 2048
 JOB = re.compile(r"(?:^|_)(in|out|conc)(\d+)(?=_|$)")
 ERRORS_KEPT = 10
 
 Format = Literal["vllm", "sglang"]
 # Those of a row that is read; a column that is not listed is passed over.
 VLLM_COLUMNS = ("start_ts", "duration_us", "batch_size", "avg_input_length", "avg_output_length")
+# Read where it is there.
+LONGEST_OUTPUT = "max_output_length"
 SGLANG_COLUMNS = (
     "start_ts",
     "duration_us",
@@ -52,11 +52,13 @@ class Row:
     Attributes:
         begin_us: When it began, since the epoch.
 
-        requests: In the batch; those that only decode in a vLLM file.
+        requests: In the batch; in a vLLM file those that made tokens before.
 
         mean_input: Tokens of the prompt, over the requests.
 
         mean_output: Tokens made so far, over the requests.
+
+        longest_output: Tokens that the one with most has made; None where it is not recorded.
 
         job: Name of the load that was played, as ``in512_out128_conc8``.
 
@@ -68,6 +70,7 @@ class Row:
     requests: int
     mean_input: float
     mean_output: float
+    longest_output: float | None = None
     job: str = ""
     forward_mode: int | None = None
 
@@ -76,20 +79,20 @@ class Row:
         """When it ended."""
         return int(self.begin_us * 1e3 + self.duration_ms * 1e6)
 
-    @property
-    def output_length(self) -> int | None:
-        """Tokens that each request of this job asks for, if its name tells."""
-        return job_of(self.job).get("out")
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One recorded batch with its workload."""
+    """One recorded batch with its workload.
+
+    Attributes:
+        number: Of its row, in the order of time.
+    """
 
     end_ns: int
     duration_ms: float
     workload: Workload
     job: str
+    number: int = 0
 
     @property
     def decodes_only(self) -> bool:
@@ -166,36 +169,39 @@ def job_of(name: str) -> dict[str, int]:
 
 def samples_of(rows: Sequence[Row]) -> list[Sample]:
     """Derive the workload of each batch; rows are in the order of their time."""
-    lengths = _output_lengths(rows)
-    after: dict[str, Row] = {}
-    samples: list[Sample] = []
-    for row in reversed(rows):
-        workload = workload_of(row, after.get(row.job), lengths[row.job])
-        samples.append(Sample(row.end_ns, row.duration_ms, workload, row.job))
-        after[row.job] = row
-    return samples[::-1]
+    by_job: dict[str, list[Row]] = {}
+    for row in rows:
+        by_job.setdefault(row.job, []).append(row)
+    workloads = {job: iter(_workloads(job, batches)) for job, batches in by_job.items()}
+    return [
+        Sample(row.end_ns, row.duration_ms, next(workloads[row.job]), row.job, number)
+        for number, row in enumerate(rows)
+    ]
 
 
-def workload_of(row: Row, after: Row | None, output_length: int | None = None) -> Workload:
-    """Derive the workload of a batch.
+def _workloads(job: str, rows: Sequence[Row]) -> list[Workload]:
+    """Give the workload of each batch of a job."""
+    if rows[0].forward_mode is not None:
+        return [_of_forward_mode(row) for row in rows]
+    named = job_of(job)
+    longest = max(row.longest_output or row.mean_output for row in rows)
+    output_length = named.get("out") or max(1, math.ceil(longest))
+    return [
+        Workload(
+            requests=one.decode_requests + one.prompts,
+            scheduled_tokens=one.decode_requests + one.prefill_tokens,
+            prefill_tokens=one.prefill_tokens,
+            decode_requests=one.decode_requests,
+            kv_tokens=one.context_tokens + one.prefill_tokens,
+        )
+        for one in computed(rows, output_length, named.get("conc"))
+    ]
 
-    Args:
-        row: The batch.
 
-        after: The next one of the same job.
-
-        output_length: Tokens that each of its requests asks for, where its name does not tell.
-    """
-    if row.forward_mode is None:
-        prefill = _joined_tokens(row, after, row.output_length or output_length)
-        return _workload(row, decoding=row.requests, prefill=prefill)
-    if row.forward_mode == DECODE:
-        return _workload(row, decoding=row.requests, prefill=0)
-    prompts = round(row.requests * row.mean_input)
-    return _workload(row, decoding=0, prefill=prompts)
-
-
-def _workload(row: Row, *, decoding: int, prefill: int) -> Workload:
+def _of_forward_mode(row: Row) -> Workload:
+    decodes = row.forward_mode == DECODE
+    prefill = 0 if decodes else round(row.requests * row.mean_input)
+    decoding = row.requests if decodes else 0
     return Workload(
         requests=row.requests,
         scheduled_tokens=decoding + prefill,
@@ -203,25 +209,6 @@ def _workload(row: Row, *, decoding: int, prefill: int) -> Workload:
         decode_requests=decoding,
         kv_tokens=int(row.requests * (row.mean_input + row.mean_output)),
     )
-
-
-def _joined_tokens(row: Row, after: Row | None, output_length: int | None) -> int:
-    """Give the prompt tokens of the requests that are new in the next batch."""
-    if after is None or not output_length:
-        return 0
-    # Each request makes one token; what is then missing was made by those that finished.
-    made = row.requests * row.mean_output + after.requests
-    finished = max(0, round((made - after.requests * after.mean_output) / output_length))
-    joined = max(0, after.requests - row.requests + finished)
-    return max(0, int(min(joined * row.mean_input, TOKEN_BUDGET - row.requests))) if joined else 0
-
-
-def _output_lengths(rows: Iterable[Row]) -> dict[str, int]:
-    """Give what each job's requests ask for: by its name, else the longest mean ever seen."""
-    longest: dict[str, float] = {}
-    for row in rows:
-        longest[row.job] = max(longest.get(row.job, 0.0), row.mean_output)
-    return {job: job_of(job).get("out") or math.ceil(mean) for job, mean in longest.items()}
 
 
 def _open(path: Path) -> TextIO:
@@ -259,6 +246,7 @@ def _vllm_row(raw: dict[str, str | None]) -> Row:
         requests=_count(raw, "batch_size"),
         mean_input=_number(raw, "avg_input_length"),
         mean_output=_number(raw, "avg_output_length"),
+        longest_output=_number(raw, LONGEST_OUTPUT) if raw.get(LONGEST_OUTPUT) else None,
         job=(raw.get("job_name") or "").strip(),
     )
 

@@ -25,6 +25,15 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             topics on request.
 
         changelog_replicas: Copies of the topic that keeps the workers' state.
+
+        false_incidents_per_week: How many false incidents of one engine in a week of work are put
+            up with; thresholds follow from it. Fewer of them means faults are seen later.
+
+        adopt_after_hours: A slowdown that lasts so many hours, steadily, is taken as the new
+            normal; 0 for never.
+
+        least_peers: An engine that was slow from its first batch is called so when so many of its
+            peers (same framework, version, model, accelerators, ranks and flags) agree.
     """
 
     application: str = "latencyprism"
@@ -33,6 +42,9 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fetch_wait_ms: Annotated[int, msgspec.Meta(ge=1)] = 100
     embedded: bool = False
     changelog_replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
+    false_incidents_per_week: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    adopt_after_hours: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    least_peers: Annotated[int, msgspec.Meta(ge=1)] = 2
 
     def folder(self, role: str) -> Path:
         """Give the folder of one worker role."""

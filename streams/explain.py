@@ -21,11 +21,15 @@ class Means:
 
     def learn(self, values: dict[str, float]) -> None:
         """Move each named mean towards its value."""
+        # For each phase of each batch: written out, this takes half the time.
+        means, counts, least_gain = self.values, self.counts, self.least_gain
         for name, value in values.items():
-            count = self.counts.get(name, 0) + 1
-            self.counts[name] = count
-            mean = self.values.get(name, value)
-            self.values[name] = mean + max(1 / count, self.least_gain) * (value - mean)
+            counts[name] = count = counts.get(name, 0) + 1
+            gain = 1 / count
+            if gain < least_gain:
+                gain = least_gain
+            mean = means.get(name, value)
+            means[name] = mean + gain * (value - mean)
 
     def to_state(self) -> dict[str, Any]:
         """Give values and counts."""
@@ -82,12 +86,15 @@ class EvidenceKeeper:
         """Take in a batch's phases and expected duration."""
         if batch.expected_ns is None or not batch.phases:
             return
+        target = self.phases_during_ns
+        if self._incident_begin_ns is None:
+            if suspect:
+                return
+            target = self.phases_before_ns
         # A phase that was not sampled in this batch took about no time in it.
-        target = self.phases_before_ns if self._incident_begin_ns is None else self.phases_during_ns
-        if self._incident_begin_ns is None and suspect:
-            return
         phases: dict[str, float] = dict.fromkeys(target.values, 0.0)
-        phases |= {time.phase: float(time.duration_ns) for time in batch.phases}
+        for time in batch.phases:
+            phases[time.phase] = float(time.duration_ns)
         phases["expected"] = float(batch.expected_ns)
         target.learn(phases)
 

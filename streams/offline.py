@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from schemas.recording import seen_ns
-from schemas.records import Alert, Engine, HostReading, Iteration, Record, XpuReading
+from schemas.records import Alert, Engine, HostReading, Iteration, Norms, Record, XpuReading
 from streams.analyze import Analysis, Result
+from streams.config import StreamSettings
+from streams.peers import Peers
 
 # As in the worker (streams/workers/analyze.py), but in event time: an engine unheard of for so
 # long ...
@@ -13,6 +15,7 @@ SILENCE_NS = 30_000_000_000
 SILENCE_CHECK_NS = SILENCE_NS // 6
 # After so many in a row nothing is left to end.
 MOST_LOOKS = 15
+READ = (Iteration, HostReading, XpuReading, Engine)
 
 
 class Offline:
@@ -22,11 +25,16 @@ class Offline:
     same results in each run. Time passes for engines that fell silent, too, as records of others
     come.
 
+    Args:
+        settings: As the worker's; its defaults if not given.
+
     Attributes:
         now_ns: The event time that it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: StreamSettings | None = None) -> None:
+        self._settings = settings
+        self._peers = Peers()
         self.analyses: dict[str, Analysis] = {}
         self._heard_ns: dict[str, int] = {}
         self.now_ns = 0
@@ -37,10 +45,12 @@ class Offline:
 
         Records that the analysis does not read give nothing.
         """
-        if not isinstance(record, Iteration | HostReading | XpuReading | Engine):
+        if not isinstance(record, READ):
             return []
         now_ns = seen_ns(record)
-        ended = self._end_silent(now_ns)
+        # Of thousands of records a second hardly one is due to look.
+        due = not 0 <= now_ns - self._checked_ns < SILENCE_CHECK_NS
+        ended = self._end_silent(now_ns) if due else []
         self.now_ns = self._heard_ns[record.engine_id] = now_ns
         results = self._take(record)
         return [*ended, *results] if ended else results
@@ -60,10 +70,14 @@ class Offline:
         analysis = self.analyses.get(record.engine_id)
         if analysis is None:
             analysis = self.analyses[record.engine_id] = Analysis(
-                record.engine_id, lambda: self.now_ns
+                record.engine_id, lambda: self.now_ns, self._settings, self._peers
             )
         if isinstance(record, Iteration):
-            return analysis.add_iteration(record)
+            results = analysis.add_iteration(record)
+            for one in results:
+                if isinstance(one, Norms):
+                    self._peers.add(one)
+            return results
         if isinstance(record, HostReading):
             return [*analysis.add_host(record)]
         if isinstance(record, XpuReading):

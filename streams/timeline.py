@@ -19,10 +19,23 @@ REMEMBERED = 256
 READINGS = 120
 
 
+Key = tuple[int, int]
+"""``process_start_ns`` and ``sequence``."""
+
+
 @dataclass(slots=True)
 class _Parts:
     ranks: dict[int, Iteration]
     revision: int = -1
+
+
+@dataclass(slots=True)
+class _Around:
+    """The counters around the newest batch: the next one mostly has the same."""
+
+    host: dict[str, float]
+    accelerators: dict[str, float]
+    all: dict[str, float]
 
 
 class Timeline:
@@ -34,14 +47,18 @@ class Timeline:
 
     def __init__(self, ranks: int = 1) -> None:
         self.ranks = ranks
-        self._parts: OrderedDict[tuple[int, int], _Parts] = OrderedDict()
-        self._readings: deque[HostReading] = deque(maxlen=READINGS)
-        self._shares: OrderedDict[tuple[int, int], dict[int, int]] = OrderedDict()
+        self._parts: OrderedDict[Key, _Parts] = OrderedDict()
+        # Those of them that were not given out yet.
+        self._waiting: dict[Key, _Parts] = {}
+        # Many batches fall into one reading: its counters are picked once.
+        self._readings: deque[tuple[HostReading, dict[str, float]]] = deque(maxlen=READINGS)
+        self._shares: OrderedDict[Key, dict[int, int]] = OrderedDict()
+        self._around = _Around({}, {}, {})
         self.accelerators = Accelerators()
 
     def add_host(self, reading: HostReading) -> None:
         """Take in a reading of the host."""
-        self._readings.append(reading)
+        self._readings.append((reading, counters_of(reading)))
 
     def add_share(self, iteration: Iteration) -> None:
         """Take in a worker's share of a batch; one that comes after its batch is left out."""
@@ -54,7 +71,7 @@ class Timeline:
     @property
     def newest_reading(self) -> HostReading | None:
         """The reading that came last."""
-        return self._readings[-1] if self._readings else None
+        return self._readings[-1][0] if self._readings else None
 
     def awaits(self, iteration: Iteration) -> bool:
         """Whether other ranks reported on this batch and this one did not yet."""
@@ -64,58 +81,74 @@ class Timeline:
     def forget(self) -> None:
         """Forget all batches: their sequence numbers are about to be used again."""
         self._parts.clear()
+        self._waiting.clear()
         self._shares.clear()
 
     def add(self, iteration: Iteration) -> list[Batch]:
         """Take in one rank's closed iteration; give the batches that are complete by it."""
         key = (iteration.process_start_ns, iteration.sequence)
-        parts = self._parts.setdefault(key, _Parts({}))
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._parts[key] = self._waiting[key] = _Parts({})
         parts.ranks[iteration.rank] = iteration
-        ready: list[Batch] = []
-        if self.ranks > 1:
-            ready += self._overdue(iteration)
+        ready = self._overdue(iteration) if self.ranks > 1 else []
         if len(parts.ranks) >= self.ranks:
-            ready.append(self._batch(parts))
+            ready.append(self._batch(key, parts))
         while len(self._parts) > REMEMBERED:
-            _, oldest = self._parts.popitem(last=False)
-            if oldest.revision < 0:
-                ready.insert(0, self._batch(oldest))
+            oldest, parts = self._parts.popitem(last=False)
+            if parts.revision < 0:
+                ready.insert(0, self._batch(oldest, parts))
         return ready
 
     def counters(self, begin_ns: int, end_ns: int) -> dict[str, float]:
         """Give the counters over a time: the host's reading that overlaps it most, or the latest.
 
         Readings come once a period, batches many times, so most batches share one. Those of the
-        accelerators are of a moment: the latest before the end.
+        accelerators are of a moment: the latest before the end. It is not to be changed.
         """
-        best = self.newest_reading
+        host = self._host_counters(begin_ns, end_ns)
+        accelerators = self.accelerators.counters(end_ns)
+        around = self._around
+        if around.host is not host or around.accelerators is not accelerators:
+            around = self._around = _Around(host, accelerators, host | accelerators)
+        return around.all
+
+    def _host_counters(self, begin_ns: int, end_ns: int) -> dict[str, float]:
+        best: dict[str, float] | None = None
         best_overlap_ns = 0
-        for reading in reversed(self._readings):
+        for reading, counters in reversed(self._readings):
+            if best is None:
+                best = counters
             overlap_ns = min(end_ns, reading.end_ns) - max(begin_ns, reading.begin_ns)
             if overlap_ns > best_overlap_ns:
-                best, best_overlap_ns = reading, overlap_ns
+                best, best_overlap_ns = counters, overlap_ns
             if reading.end_ns < begin_ns:
                 break
-        host = counters_of(best) if best is not None else {}
-        return host | self.accelerators.counters(end_ns)
+        return NO_COUNTERS if best is None else best
 
     def _overdue(self, newest: Iteration) -> list[Batch]:
         limit_ns = newest.begin_ns - GRACE_NS
         return [
-            self._batch(parts)
-            for parts in list(self._parts.values())
-            if parts.revision < 0
-            and parts.ranks
-            and max(part.end_ns or 0 for part in parts.ranks.values()) < limit_ns
+            self._batch(key, parts)
+            for key, parts in list(self._waiting.items())
+            if max(part.end_ns or 0 for part in parts.ranks.values()) < limit_ns
         ]
 
-    def _batch(self, parts: _Parts) -> Batch:
+    def _batch(self, key: Key, parts: _Parts) -> Batch:
+        self._waiting.pop(key, None)
         parts.revision += 1
         iterations = list(parts.ranks.values())
-        first = min(iterations, key=lambda part: part.rank)
-        slowest = max(iterations, key=lambda part: (part.end_ns or 0) - part.begin_ns)
-        begin_ns = min(part.begin_ns for part in iterations)
-        end_ns = max(part.end_ns or part.begin_ns for part in iterations)
+        first = slowest = iterations[0]
+        begin_ns, end_ns = first.begin_ns, first.end_ns or first.begin_ns
+        uncertainty_ns = first.uncertainty_ns
+        if len(iterations) > 1:
+            first = min(iterations, key=lambda part: part.rank)
+            slowest = max(iterations, key=lambda part: (part.end_ns or 0) - part.begin_ns)
+            begin_ns = min(part.begin_ns for part in iterations)
+            end_ns = max(part.end_ns or part.begin_ns for part in iterations)
+            uncertainty_ns = max(part.uncertainty_ns for part in iterations)
+        counters = self.counters(begin_ns, end_ns)
+        shares = self._shares.get(key)
         return Batch(
             engine_id=first.engine_id,
             process_start_ns=first.process_start_ns,
@@ -124,17 +157,19 @@ class Timeline:
             begin_ns=begin_ns,
             end_ns=end_ns,
             duration_ns=max(end_ns - begin_ns, 0),
-            uncertainty_ns=max(part.uncertainty_ns for part in iterations),
+            uncertainty_ns=uncertainty_ns,
             source=first.source,
             ranks=len(iterations),
             missed=first.missed,
             iterations=first.iterations,
             workload=first.workload,
             phases=slowest.phases,
-            counters=self.counters(begin_ns, end_ns)
-            | spread_of(self._shares.get((first.process_start_ns, first.sequence), {})),
+            counters=counters if shares is None else counters | spread_of(shares),
         )
 
+
+# One for all, so that the same is known as the same.
+NO_COUNTERS: dict[str, float] = {}
 
 COUNTERS = (
     "others_cpu_ratio",

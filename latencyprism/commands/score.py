@@ -12,11 +12,13 @@ one batch (point) or the mean of ten (window) above 15 %, or above the mean of t
 three standard deviations (point3s, window3s); and by the product's own judge, which goes on
 learning (ours). All 200 count as slow, of 'spikes' and 'ramp' too.
 --protocol prequential: each batch is predicted and judged before it is learnt, in the order of
-time and with the jobs shuffled; an incident is an alarm's begin.
+time and with the jobs shuffled; an incident is an alarm's begin, and a batch that is slow alone
+is none.
 The files have no prefill tokens. They are derived: for vLLM from the requests that join between
-one batch and the next of the same job (batch sizes, mean output, the lengths in names such as
-in256_out128_conc8), within a budget of 2,048 tokens; for SGLang from the forward mode. A live agent
-reads them from the engine. No duration is used for it.
+one batch and the next of the same job (batch sizes, mean output) and from those that the load keeps
+going and that do not decode (its lengths and concurrency are in names such as in256_out128_conc8),
+within a budget of 2,048 tokens; for SGLang from the forward mode. A live agent reads them from the
+engine. No duration is used for it.
 """
 
 from __future__ import annotations
@@ -345,7 +347,8 @@ def _samples(arguments: argparse.Namespace, path: Path) -> tuple[list[Sample], t
     if not kept:
         raise CommandError(f"{path} has no batch without prefill: leave --decode-only out")
     bad = bad_rows_of(dataset)
-    source = "the forward mode" if dataset.format == "sglang" else "the requests that join"
+    is_told = dataset.format == "sglang"
+    source = "the forward mode" if is_told else "the requests that join or do not decode"
     return kept, (
         f"{path.name}: {len(kept):,} batches of {dataset.format}; prefill tokens derived from "
         f"{source}.",

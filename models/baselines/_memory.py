@@ -7,12 +7,16 @@ from typing import Any
 
 # Visits at which a place weighs as much as what is above it; larger values shrink it more.
 SHRINKAGE = 4.0
+# What a size does beyond its bucket is seen at once.
+SIZE_SHRINKAGE = 1.0
 # The least share that a new visit has in a mean: a place forgets within some 100 visits.
 FORGETTING = 0.01
 # Cells of one engine; the one that was not visited for longest goes first, so that a workload
 # that comes to stay always finds room. Keeps the state below 64 KiB.
 MAX_CELLS = 600
 MAX_SIZES = 600
+# The size in a key is the padded number of requests times this, plus what else is different.
+VARIANTS = 8
 
 Bucket = tuple[int, int]
 Cell = tuple[int, int, int]
@@ -35,11 +39,11 @@ class Memory:
         self._sizes: dict[int, list[Any]] = {}
         self._cells: dict[Cell, list[Any]] = {}
 
-    def correction(self, keys: Keys) -> tuple[float, int, int]:
-        """Give the correction, and the visits of the bucket and of the cell."""
+    def correction(self, keys: Keys) -> tuple[float, int, int, int]:
+        """Give the correction, and the visits of the bucket, of the cell and of the size."""
         bucket_key, size_key, cell_key = keys
         correction = 0.0
-        bucket_visits = cell_visits = 0
+        bucket_visits = cell_visits = size_visits = 0
         bucket = self._buckets.get(bucket_key)
         if bucket is not None:
             bucket_visits, mean = bucket
@@ -50,8 +54,9 @@ class Memory:
                 correction += cell_visits / (cell_visits + SHRINKAGE) * (mean - correction)
             size = self._sizes.get(size_key)
             if size is not None:
-                correction += size[0] / (size[0] + SHRINKAGE) * size[1]
-        return correction, bucket_visits, cell_visits
+                size_visits, mean = size
+                correction += size_visits / (size_visits + SIZE_SHRINKAGE) * mean
+        return correction, bucket_visits, cell_visits, size_visits
 
     def learn(self, keys: Keys, off: float) -> None:
         """Learn by how much the backbone was off."""
@@ -62,7 +67,7 @@ class Memory:
         size = self._sizes.pop(size_key, None) or [0, 0.0]
         self._sizes[size_key] = size
         bucket = self._buckets.setdefault(bucket_key, [0, 0.0])
-        without_size = off - size[0] / (size[0] + SHRINKAGE) * size[1]
+        without_size = off - size[0] / (size[0] + SIZE_SHRINKAGE) * size[1]
         _add(bucket, without_size)
         _add(cell, without_size)
         rest = bucket[0] / (bucket[0] + SHRINKAGE) * bucket[1]
@@ -79,7 +84,7 @@ class Memory:
         for key, cell in self._cells.items():
             moved = shift(key)
             cell[1] += moved
-            sum_ = sums.setdefault(_bucket_of(key), [0.0, 0.0])
+            sum_ = sums.setdefault(bucket_of(key), [0.0, 0.0])
             sum_[0] += cell[0]
             sum_[1] += cell[0] * moved
         for bucket_key, (visits, moved) in sums.items():
@@ -89,8 +94,9 @@ class Memory:
     def cells(self) -> Iterator[tuple[Keys, int]]:
         """Give the keys and the visits of each cell; sizes are those of full buckets."""
         for key, cell in self._cells.items():
-            bucket = _bucket_of(key)
-            yield (bucket, key[0] if not key[2] else -1 - key[0], key), cell[0]
+            bucket = bucket_of(key)
+            size = key[0] // VARIANTS
+            yield (bucket, size if not key[2] else -1 - size, key), cell[0]
 
     def to_state(self) -> dict[str, Any]:
         """Give everything as plain data, in the order of the last visits."""
@@ -110,10 +116,11 @@ class Memory:
 def cell_centre(cell: Cell, context_step_tokens: int) -> tuple[int, float, int]:
     """Give the requests, the mean context and the prefill tokens in the middle of a cell.
 
-    >>> cell_centre((8, 4, 0), 64), cell_centre((8, -1, 3), 64)
+    >>> cell_centre((8 * VARIANTS, 4, 0), 64), cell_centre((8 * VARIANTS, -1, 3), 64)
     ((8, 288.0, 0), (8, 0.0, 32))
     """
-    requests, context_step, token_step = cell
+    size, context_step, token_step = cell
+    requests = size // VARIANTS
     context = (context_step + 0.5) * context_step_tokens if context_step >= 0 else 0.0
     if not token_step:
         return requests, context, 0
@@ -126,8 +133,9 @@ def cell_centre(cell: Cell, context_step_tokens: int) -> tuple[int, float, int]:
     return requests, context, max(tokens - requests, 1)
 
 
-def _bucket_of(cell: Cell) -> Bucket:
-    return (-1, cell[2]) if cell[2] else (cell[0], 0)
+def bucket_of(cell: Cell) -> Bucket:
+    """Give the bucket of a cell: its padded size, or its tokens where there is prefill."""
+    return (-1 - cell[0] % VARIANTS, cell[2]) if cell[2] else (cell[0], 0)
 
 
 def _add(entry: list[Any], value: float) -> None:

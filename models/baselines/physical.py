@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from models.baselines._backbone import TERMS, Backbone, Terms
-from models.baselines._memory import Memory, cell_centre
+from models.baselines._memory import VARIANTS, Memory, bucket_of, cell_centre
 from models.baselines.base import Baseline, Expectation, Place
 from models.features import Features
 
@@ -37,6 +37,9 @@ class Physical(Baseline):
     (`models.baselines._memory`) corrects it where there is experience: CUDA graphs make steps of
     the batch size, kernels change with it. Both work on ln(ms), so that relative errors count.
 
+    Args:
+        pads: Whether the engine is taken to pad batches to the sizes of its CUDA graphs.
+
     >>> from schemas.records import Workload
     >>> from models.features import features_of
     >>> baseline = Physical()
@@ -48,7 +51,8 @@ class Physical(Baseline):
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, pads: bool = True) -> None:
+        self._pads = pads
         self._backbone = Backbone()
         self._memory = Memory()
         self.learnt = 0
@@ -58,7 +62,9 @@ class Physical(Baseline):
         if not self.learnt:
             return None
         memo = self._look(x)
-        correction, bucket_visits, cell_visits = self._memory.correction(memo.keys)
+        correction, bucket_visits, cell_visits, size_visits = self._memory.correction(memo.keys)
+        if not self._pads:
+            cell_visits = min(cell_visits, size_visits)
         log_ms = memo.log_backbone + correction
         return Expectation(log_ms, memo.keys[0], bucket_visits, cell_visits, memo)
 
@@ -130,7 +136,7 @@ class Physical(Baseline):
         size = padded(decode)
         terms = (
             1.0,
-            size / 100,
+            (size if self._pads else decode) / 100,
             x.get("kv_tokens", 0.0) / 1e5,
             prefill / 1000,
             prefill * max(context, 0.0) / 1e6,
@@ -138,15 +144,16 @@ class Physical(Baseline):
             x.get("speculative_tokens", 0.0) / 100,
             x.get("lora_adapters", 0.0) / 10,
         )
+        size = size * VARIANTS + _variant(x)
         step = -1 if context < 0 else int(context // CONTEXT_STEP_TOKENS)
         keys: tuple[tuple[int, int], int, tuple[int, int, int]]
         if prefill:
             tokens = token_step(decode + prefill)
             if step > 0:
                 step -= step % MIXED_CONTEXT_STEPS
-            keys = ((-1, tokens), -1 - decode, (size, step, tokens))
+            keys = (bucket_of((size, step, tokens)), -1 - decode, (size, step, tokens))
         else:
-            keys = ((size, 0), decode, (size, step, 0))
+            keys = (bucket_of((size, step, 0)), decode, (size, step, 0))
         return _Memo(terms, self._log_backbone(terms), keys)
 
     def _log_backbone(self, terms: Terms) -> float:
@@ -185,6 +192,12 @@ def token_step(tokens: int) -> int:
     if tokens <= 1024:
         return 16 + -(-(tokens - 256) // 64)
     return 28 + -(-(tokens - 1024) // 256)
+
+
+def _variant(x: Features) -> int:
+    """Number what else is different about a batch: drafts, and adapters by 1, 2, 3 and more."""
+    adapters = min(int(x.get("lora_adapters", 0)), 3)
+    return adapters + (4 if x.get("speculative_tokens") else 0)
 
 
 def _terms(requests: int, context: float, prefill: int) -> Terms:

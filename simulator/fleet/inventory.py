@@ -8,6 +8,8 @@ from simulator.fleet.setting import Setting
 
 # As collectors.agent has it.
 INVENTORY_NS = 10_000_000_000
+# All simulated engines are started with the same flags; a control is no other command.
+COMMAND_DIGEST = "0" * 16
 
 
 def engine_record(
@@ -24,6 +26,7 @@ def engine_record(
     pids = tuple(pid for pid, _, _ in place.processes(setting))
     worker = setting.rank_role == "worker"
     watched = tuple(range(setting.ranks))
+    devices = place.device_ids(setting)
     return Engine(
         engine_id=place.engine_id,
         host=place.host,
@@ -45,7 +48,9 @@ def engine_record(
         records_dropped=0,
         watched_ranks=watched,
         sources=tuple(setting.source for _ in watched),
-        device_ids=place.device_ids(setting),
+        device_ids=devices,
         poll_hz=1000,
         stack_hz=setting.stack_hz,
+        command_digest=COMMAND_DIGEST,
+        device_models=tuple(setting.device.model for _ in devices) if setting.device else (),
     )

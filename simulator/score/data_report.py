@@ -9,8 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.score.confidence import Estimate
+from simulator.score.disturb import SPIKE_EVERY
 from simulator.score.paper import NORMAL_BATCHES, SLOW_BATCHES, PaperScore, TrialScore
-from simulator.score.prequential import AFTER_BATCHES, OrderScore, PrequentialScore
+from simulator.score.prequential import (
+    AFTER_BATCHES,
+    FIRST_BATCHES,
+    OrderScore,
+    PrequentialScore,
+)
 from simulator.score.report import NOTHING, percent, shown
 
 DataScore = PaperScore | PrequentialScore
@@ -18,8 +24,9 @@ DataScore = PaperScore | PrequentialScore
 
 def render(score: DataScore) -> RenderableType:
     """Lay a score out as tables."""
-    table = _paper(score) if isinstance(score, PaperScore) else _orders(score)
-    return Stack(table, *(Text(note) for note in score.notes))
+    if isinstance(score, PaperScore):
+        return Stack(_paper(score), *(Text(note) for note in (*_spikes(score), *score.notes)))
+    return Stack(_orders(score), *(Text(note) for note in score.notes))
 
 
 def to_json(score: DataScore) -> bytes:
@@ -32,13 +39,18 @@ def to_json(score: DataScore) -> bytes:
 
 
 def title_of(score: PaperScore) -> str:
+    """Say what was played, and what the figures are."""
+    return f"{played(score)}; means over trials with 95 % intervals"
+
+
+def played(score: PaperScore) -> str:
     """Say what was played."""
     protocol = score.protocol
     split = "rows shuffled" if protocol.split == "random" else "whole jobs held out"
     return (
         f"{NORMAL_BATCHES:,} healthy batches, then {SLOW_BATCHES} slow ones, {protocol.seeds} "
         f"times; {split}; {score.training:,} of {score.batches:,} batches ({score.jobs} jobs) "
-        "learnt before; means over trials with 95 % intervals"
+        "learnt before"
     )
 
 
@@ -61,6 +73,20 @@ def _paper(score: PaperScore) -> Table:
     return table
 
 
+def _spikes(score: PaperScore) -> tuple[str, ...]:
+    """Say how many of the batches that a spike hit were flagged: the label is the window."""
+    found = score.scores.get("spikes")
+    if found is None:
+        return ()
+    shares = ", ".join(
+        f"{name} {percent(Estimate(one.slowed_recall.value), 1)}" for name, one in found.items()
+    )
+    return (
+        f"Of spikes all {SLOW_BATCHES} batches count as slow, of which one in {SPIKE_EVERY} is. Of "
+        f"those alone were flagged: {shares}.",
+    )
+
+
 def _trial_row(found: TrialScore) -> tuple[str, ...]:
     return (
         shown(Estimate(found.precision.value)),
@@ -80,6 +106,7 @@ def _orders(score: PrequentialScore) -> Table:
     )
     table.add_column("order", no_wrap=True)
     afters = [f"within 10 %\nafter {after:,}" for after in AFTER_BATCHES]
+    afters.append(f"within 10 %\nfirst {FIRST_BATCHES} of a job")
     wrong = ("false batches\nof 10,000", "false incidents\nin 10,000")
     for name in ("mean error", "median", *afters, *wrong):
         table.add_column(name, justify="right", no_wrap=True)
@@ -97,6 +124,7 @@ def _order_row(order: OrderScore) -> tuple[str, ...]:
         NOTHING if order.mean_error is None else f"{100 * order.mean_error:.2f} %",
         NOTHING if order.median_error is None else f"{100 * order.median_error:.2f} %",
         *(percent(Estimate(order.within[str(after)].value), 1) for after in AFTER_BATCHES),
+        percent(Estimate(order.within_new.value), 1),
         shown(order.false_points, digits=2),
         shown(order.false_incidents, digits=2),
     )
@@ -104,8 +132,9 @@ def _order_row(order: OrderScore) -> tuple[str, ...]:
 
 def _mean_row(score: PrequentialScore) -> tuple[str, ...]:
     means = score.mean_of_orders
-    names = ("mean_error", "median_error", *(f"within_after_{after}" for after in AFTER_BATCHES))
-    digits = (2, 2, *(1 for _ in AFTER_BATCHES))
+    afters = [f"within_after_{after}" for after in AFTER_BATCHES]
+    names = ("mean_error", "median_error", *afters, "within_new")
+    digits = (2, 2, *(1 for _ in afters), 1)
     return (
         *(
             percent(Estimate(means[name].value), places)

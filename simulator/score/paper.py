@@ -10,7 +10,7 @@ from typing import Literal
 from simulator.datasets import Sample
 from simulator.score.confidence import Estimate, mean
 from simulator.score.disturb import disturbance
-from simulator.score.strategies import STRATEGIES, Strategy, Stream, Trained
+from simulator.score.strategies import STRATEGIES, Stream, Train, Trained
 
 Split = Literal["random", "group"]
 ABNORMAL = "abnormal file"
@@ -37,19 +37,26 @@ class Protocol:
     split: Split = "random"
     seeds: int = 20
     training: int = 10_000
-    strategies: tuple[Strategy, ...] = STRATEGIES
+    strategies: tuple[str, ...] = STRATEGIES
     disturbances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial of one strategy; ``lag`` is None where nothing was flagged."""
+    """One trial of one strategy.
+
+    Attributes:
+        lag: Slow batches before the first that was flagged; None where none was.
+
+        slowed_recall: Share of the flagged among those that did take longer: of spikes, not all do.
+    """
 
     tp: int
     fp: int
     fn: int
     tn: int
     lag: int | None
+    slowed_recall: float = 0.0
 
     @property
     def precision(self) -> float:
@@ -80,6 +87,7 @@ class TrialScore:
     recall: Estimate
     f1: Estimate
     false_positive_rate: Estimate
+    slowed_recall: Estimate
     lag: Estimate
     missed: int
     trials: int
@@ -108,6 +116,7 @@ def play(
     protocol: Protocol,
     abnormal: Sequence[Sample] = (),
     on_trial: Callable[[int], None] = lambda done: None,
+    rivals: Mapping[str, Train] | None = None,
 ) -> PaperScore:
     """Play all trials.
 
@@ -119,6 +128,8 @@ def play(
         abnormal: Batches of a slow one, drawn with replacement; empty for none.
 
         on_trial: Called after each trial with the number of those done.
+
+        rivals: How models that are named in strategies are trained.
 
     Raises:
         ProtocolError: There are too few batches, or jobs to hold out.
@@ -138,7 +149,7 @@ def play(
         training, stream = deal(normal, protocol, draw)
         least = min(least, len(training))
         healthy, rest = stream[:NORMAL_BATCHES], stream[NORMAL_BATCHES:]
-        begun = Trained(training, protocol.strategies).begin(healthy)
+        begun = Trained(training, protocol.strategies, rivals).begin(healthy)
         for name in names:
             slow = draw.choices(abnormal, k=SLOW_BATCHES) if name == ABNORMAL else rest
             _try_all(trials[name], begun, slow, name)
@@ -191,16 +202,23 @@ def in_jobs(samples: Sequence[Sample], draw: random.Random) -> list[list[Sample]
     return draw.sample(list(jobs.values()), len(jobs))
 
 
-def trial_of(flags: Sequence[bool]) -> Trial:
+def trial_of(flags: Sequence[bool], slowed: Sequence[bool] | None = None) -> Trial:
     """Count a stream whose first 1,000 batches are healthy and whose others are slow.
 
+    Args:
+        flags: Of the whole stream.
+
+        slowed: Which of the slow ones did take longer; None for all.
+
     >>> trial_of([True] + [False] * 999 + [False] * 2 + [True] * 198)
-    Trial(tp=198, fp=1, fn=2, tn=999, lag=2)
+    Trial(tp=198, fp=1, fn=2, tn=999, lag=2, slowed_recall=0.99)
     """
     before, after = flags[:NORMAL_BATCHES], flags[NORMAL_BATCHES:]
     tp, fp = sum(after), sum(before)
     lag = list(after).index(True) if tp else None
-    return Trial(tp, fp, len(after) - tp, len(before) - fp, lag)
+    longer = [True] * len(after) if slowed is None else slowed
+    found = sum(flag and is_slowed for flag, is_slowed in zip(after, longer, strict=True))
+    return Trial(tp, fp, len(after) - tp, len(before) - fp, lag, found / max(sum(longer), 1))
 
 
 def summary(trials: Sequence[Trial]) -> TrialScore:
@@ -214,6 +232,7 @@ def summary(trials: Sequence[Trial]) -> TrialScore:
         recall=over([one.recall for one in trials]),
         f1=over([one.f1 for one in trials]),
         false_positive_rate=over([one.false_positive_rate for one in trials]),
+        slowed_recall=over([one.slowed_recall for one in trials]),
         lag=over([one.lag for one in trials if one.lag is not None]),
         missed=sum(one.lag is None for one in trials),
         trials=len(trials),
@@ -223,8 +242,10 @@ def summary(trials: Sequence[Trial]) -> TrialScore:
 def _try_all(
     trials: Mapping[str, list[Trial]], begun: Stream, slow: Sequence[Sample], name: str
 ) -> None:
-    durations_ms = [one.duration_ms for one in slow]
+    healthy_ms = [one.duration_ms for one in slow]
+    durations_ms = healthy_ms if name == ABNORMAL else disturbance(name)(healthy_ms)
+    slowed = None
     if name != ABNORMAL:
-        durations_ms = disturbance(name)(durations_ms)
+        slowed = [is_ms > was_ms for is_ms, was_ms in zip(durations_ms, healthy_ms, strict=True)]
     for strategy, found in trials.items():
-        found.append(trial_of(begun.continued(slow, durations_ms, strategy)))  # type: ignore[arg-type]
+        found.append(trial_of(begun.continued(slow, durations_ms, strategy), slowed))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
@@ -13,12 +14,35 @@ from simulator.score.confidence import Estimate, mean, rate, share
 from simulator.score.paper import ProtocolError, in_jobs
 
 AFTER_BATCHES = (200, 1000, 5000)
+# Of a job: what an engine never had to do before shows in the first of them.
+FIRST_BATCHES = 5
+# Rows that are told of a false incident.
+ROWS_BEFORE, ROWS_AFTER = 5, 5
 NEAR = 0.1
 # Shorter ones end outside the engine's own work, where relative errors say little.
 LEAST_MS = 2.0
 PER = 10_000
 # Between two jobs in an order by chance; a real one waits longer, and from 5 s on suspicion rests.
 JOB_GAP_NS = 60_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FalseIncident:
+    """An alarm on healthy batches.
+
+    Attributes:
+        number: Of the row with which it began, in the order of time.
+
+        batches: How many it lasted.
+
+        around: Number of each row from a few before it to a few after it, and the ms expected.
+    """
+
+    job: str
+    number: int
+    batches: int
+    reason: str
+    around: tuple[tuple[int, float | None], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +54,13 @@ class OrderScore:
 
         within: Share of the batches after the first 200, 1,000, 5,000 whose error is below 10 %.
 
+        within_new: That share of the first five batches of each job.
+
         false_points: Batches called slow, per 10,000 judged.
 
         false_incidents: Times that an alarm began, per 10,000 judged.
+
+        incidents: Each of them.
     """
 
     name: str
@@ -40,8 +68,10 @@ class OrderScore:
     mean_error: float | None
     median_error: float | None
     within: Mapping[str, Estimate]
+    within_new: Estimate
     false_points: Estimate
     false_incidents: Estimate
+    incidents: tuple[FalseIncident, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,26 +128,41 @@ def order_score(name: str, samples: Sequence[Sample]) -> OrderScore:
     judgements = [judge.judge(one.workload, one.duration_ms, one.end_ns) for one in samples]
     errors = [_error(one, judged) for one, judged in zip(samples, judgements, strict=True)]
     known = [error for error in errors[WARM_BATCHES:] if error is not None]
-    slow = [judged.verdict == "slow" for judged in judgements]
     judged_batches = sum(judged.verdict != "unknown" for judged in judgements)
+    incidents = tuple(_incidents(samples, judgements))
     return OrderScore(
         name=name,
         batches=len(samples),
         mean_error=fmean(known) if known else None,
         median_error=median(known) if known else None,
         within={str(after): _near(errors[after:]) for after in AFTER_BATCHES},
-        false_points=_per_10_000(share(sum(slow), judged_batches)),
-        false_incidents=rate(alarms(slow), judged_batches / PER),
+        within_new=_near([errors[place] for place in _first_of_jobs(samples)]),
+        false_points=_per_10_000(
+            share(sum(judged.verdict == "slow" for judged in judgements), judged_batches)
+        ),
+        false_incidents=rate(len(incidents), judged_batches / PER),
+        incidents=incidents,
     )
 
 
-def alarms(slow: Sequence[bool]) -> int:
-    """Count how often an alarm begins.
+def is_alarm(judged: Judgement) -> bool:
+    """Tell whether an incident goes on: a lone batch may be slow without one."""
+    return judged.verdict == "slow" and judged.score is not None and judged.score >= 1
+
+
+def alarms(alarm: Sequence[bool]) -> list[tuple[int, int]]:
+    """Give where each alarm begins and how many batches it lasts.
 
     >>> alarms([False, True, True, False, True])
-    2
+    [(1, 2), (4, 1)]
     """
-    return sum(now and not before for before, now in zip([False, *slow], slow, strict=False))
+    found: list[tuple[int, int]] = []
+    for place, is_on in enumerate(alarm):
+        if is_on and place and alarm[place - 1]:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        elif is_on:
+            found.append((place, 1))
+    return found
 
 
 def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -128,6 +173,36 @@ def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
         shift_ns = now_ns + JOB_GAP_NS - job[0].end_ns
         found += [replace(sample, end_ns=sample.end_ns + shift_ns) for sample in job]
         now_ns = found[-1].end_ns
+    return found
+
+
+def _incidents(
+    samples: Sequence[Sample], judgements: Sequence[Judgement]
+) -> Iterator[FalseIncident]:
+    for place, batches in alarms([is_alarm(judged) for judged in judgements]):
+        sample, judged = samples[place], judgements[place]
+        yield FalseIncident(
+            job=sample.job,
+            number=sample.number,
+            batches=batches,
+            reason=judged.reason,
+            around=tuple(
+                (samples[near].number, judgements[near].expected_ms)
+                for near in range(
+                    max(0, place - ROWS_BEFORE), min(len(samples), place + ROWS_AFTER + 1)
+                )
+            ),
+        )
+
+
+def _first_of_jobs(samples: Sequence[Sample]) -> list[int]:
+    """Give the places of the first batches of each job, after the warm-up."""
+    seen: Counter[str] = Counter()
+    found = []
+    for place, sample in enumerate(samples):
+        seen[sample.job] += 1
+        if seen[sample.job] <= FIRST_BATCHES and place >= WARM_BATCHES:
+            found.append(place)
     return found
 
 
@@ -163,6 +238,7 @@ def _means(orders: Sequence[OrderScore]) -> dict[str, Estimate]:
             f"within_after_{after}": over([one.within[str(after)].value for one in orders])
             for after in AFTER_BATCHES
         },
+        "within_new": over([one.within_new.value for one in orders]),
         "false_points": rate(sum(_events(one.false_points) for one in orders), judged / PER),
         "false_incidents": rate(sum(one.false_incidents.n for one in orders), judged / PER),
     }

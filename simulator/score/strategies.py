@@ -1,33 +1,77 @@
-"""How a stream of batches is judged: by the paper's charts over our baseline, or by our judge.
+"""How a stream of batches is judged: by the paper's charts over a model, or by our judge.
 
 The charts look at the relative excess of a batch over its prediction, (observed - expected) /
-observed, and at 0 where it was faster; the baseline is frozen after training. ``point`` and
-``window`` (mean of the last ten) flag what is above 15 %; ``point3s`` and ``window3s`` what is
-three standard deviations above the mean of the training's own excess, with a limit of at most 50 %.
-``ours`` is the judge of the product, which goes on learning.
+observed, and at 0 where it was faster; the model is frozen after training. ``point`` and ``window``
+(mean of the last ten) flag what is above 15 %; ``point3s`` and ``window3s`` what is three standard
+deviations above the mean of the training's own excess, with a limit of at most 50 %. ``ours`` is
+the judge of the product, which goes on learning.
+
+The model is what the judge has learnt. Others, rivals, are named in front: ``boosting window``.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from models.baseline import Baseline
-from models.features import features_of
 from models.judge import Judge
 from simulator.datasets import Sample
 
-Strategy = Literal["point", "window", "point3s", "window3s", "ours"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+OURS = "ours"
+CHARTS = ("point", "window", "point3s", "window3s")
+STRATEGIES = (*CHARTS, OURS)
 
 WINDOW = 10
 FIXED_LIMIT = 0.15
 SIGMAS = 3.0
 MOST_LIMIT = 0.5
 BEGIN_NS = 1_790_000_000_000_000_000
+
+Expect = Callable[[Sequence[Sample]], Sequence[float | None]]
+"""Tells how many ms each batch should take; None where the model cannot tell."""
+
+Train = Callable[[Sequence[Sample]], Expect]
+"""Makes a model of batches, in the order in which they are learnt."""
+
+
+def frozen(judge: Judge) -> Expect:
+    """Give what a judge expects, whatever it learns later."""
+    predict = deepcopy(judge).predict
+    return lambda samples: [predict(one.workload) for one in samples]
+
+
+class Charts:
+    """The paper's charts over a model that learns no more.
+
+    Args:
+        expect: The model.
+
+        training: What it was trained on; its excess sets the limits.
+
+        charts: Those that will be asked for.
+    """
+
+    def __init__(self, expect: Expect, training: Sequence[Sample], charts: Sequence[str]) -> None:
+        self._expect = expect
+        self._limits = {"point": FIXED_LIMIT, "window": FIXED_LIMIT}
+        if {"point3s", "window3s"} & set(charts):
+            excess = self.excess(training, [one.duration_ms for one in training])
+            self._limits["point3s"] = _three_sigma(excess)
+            self._limits["window3s"] = _three_sigma(means_of_last(excess)[WINDOW - 1 :])
+
+    def flags(self, chart: str, excess: Sequence[float]) -> list[bool]:
+        """Give what one of the charts flags."""
+        values = means_of_last(excess) if chart.startswith("window") else excess
+        return [value > self._limits[chart] for value in values]
+
+    def excess(self, samples: Sequence[Sample], durations_ms: Sequence[float]) -> list[float]:
+        """Give by which share each batch is slower than predicted."""
+        return [
+            0.0 if expected_ms is None else max(0.0, (observed_ms - expected_ms) / observed_ms)
+            for expected_ms, observed_ms in zip(self._expect(samples), durations_ms, strict=True)
+        ]
 
 
 class Trained:
@@ -37,61 +81,70 @@ class Trained:
         training: Batches in the order in which they are learnt.
 
         strategies: Those that will be asked for.
+
+        rivals: How each model that is named in front of a strategy is trained.
     """
 
-    def __init__(self, training: Sequence[Sample], strategies: Sequence[Strategy]) -> None:
+    def __init__(
+        self,
+        training: Sequence[Sample],
+        strategies: Sequence[str],
+        rivals: Mapping[str, Train] | None = None,
+    ) -> None:
         self._judge = Judge()
         durations_ms = [one.duration_ms for one in training]
         _, self._now_ns = _judge_all(self._judge, training, durations_ms, BEGIN_NS)
-        self._baseline = Baseline.from_state(self._judge.to_state()["baseline"])
-        self._limits = {"point": FIXED_LIMIT, "window": FIXED_LIMIT}
-        if {"point3s", "window3s"} & set(strategies):
-            excess = self.excess(training, durations_ms)
-            self._limits["point3s"] = _three_sigma(excess)
-            self._limits["window3s"] = _three_sigma(means_of_last(excess)[WINDOW - 1 :])
+        trains = {"": lambda _: frozen(self._judge), **(rivals or {})}
+        asked: dict[str, list[str]] = {}
+        for strategy in strategies:
+            if strategy != OURS:
+                model, chart = _parts(strategy)
+                asked.setdefault(model, []).append(chart)
+        self.charts = {
+            model: Charts(trains[model](training), training, charts)
+            for model, charts in asked.items()
+        }
 
     def begin(self, normal: Sequence[Sample]) -> Stream:
         """Let a stream of healthy batches pass."""
         judge = deepcopy(self._judge)
         durations_ms = [one.duration_ms for one in normal]
         flags, now_ns = _judge_all(judge, normal, durations_ms, self._now_ns)
-        return Stream(self, judge, now_ns, flags, self.excess(normal, durations_ms))
-
-    def flags(self, strategy: Strategy, excess: Sequence[float]) -> list[bool]:
-        """Give what one of the charts flags."""
-        values = means_of_last(excess) if strategy.startswith("window") else excess
-        return [value > self._limits[strategy] for value in values]
-
-    def excess(self, samples: Sequence[Sample], durations_ms: Sequence[float]) -> list[float]:
-        """Give by which share each batch is slower than predicted."""
-        found = []
-        for sample, observed_ms in zip(samples, durations_ms, strict=True):
-            features = features_of(sample.workload)
-            predicted = self._baseline.predict(features) if features is not None else None
-            expected_ms = predicted.expected_ms if predicted is not None else observed_ms
-            found.append(max(0.0, (observed_ms - expected_ms) / observed_ms))
-        return found
+        excess = {name: one.excess(normal, durations_ms) for name, one in self.charts.items()}
+        return Stream(self.charts, judge, now_ns, flags, excess)
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A stream so far; it can be continued in several ways."""
+    """A stream so far; it can be continued in several ways.
 
-    trained: Trained
+    Attributes:
+        flags: What the judge flagged.
+
+        excess: Of each batch, by model.
+    """
+
+    charts: Mapping[str, Charts]
     judge: Judge
     now_ns: int
     flags: list[bool]
-    excess: list[float]
+    excess: Mapping[str, list[float]]
 
     def continued(
-        self, samples: Sequence[Sample], durations_ms: Sequence[float], strategy: Strategy
+        self, samples: Sequence[Sample], durations_ms: Sequence[float], strategy: str
     ) -> list[bool]:
         """Give the flags of the whole stream, healthy batches and then these."""
-        if strategy == "ours":
+        if strategy == OURS:
             judge = deepcopy(self.judge)
             return self.flags + _judge_all(judge, samples, durations_ms, self.now_ns)[0]
-        excess = self.excess + self.trained.excess(samples, durations_ms)
-        return self.trained.flags(strategy, excess)
+        model, chart = _parts(strategy)
+        charts = self.charts[model]
+        return charts.flags(chart, self.excess[model] + charts.excess(samples, durations_ms))
+
+
+def _parts(strategy: str) -> tuple[str, str]:
+    model, _, chart = strategy.rpartition(" ")
+    return model, chart
 
 
 def means_of_last(values: Sequence[float]) -> list[float]:

@@ -22,6 +22,8 @@ from schemas.records import (
     Engine,
     Fault,
     HostReading,
+    NormCell,
+    Norms,
     ProcessReading,
     Record,
     Workload,
@@ -41,6 +43,7 @@ TABLES: dict[type[Any], str] = {
     Alert: "alerts",
     Capture: "captures",
     Fault: "faults",
+    Norms: "norms",
     DeadLetter: "deadletters",
 }
 
@@ -92,11 +95,20 @@ def _xpu_row(reading: XpuReading) -> dict[str, Any]:
     return row
 
 
+def _norms_row(norms: Norms) -> dict[str, Any]:
+    row = _fields(norms)
+    cells = row.pop("cells")
+    for name in NormCell.__dataclass_fields__:
+        row[f"cell_{name}"] = [getattr(cell, name) for cell in cells]
+    return row
+
+
 ROWS: dict[type[Any], Callable[[Any], dict[str, Any]]] = {
     Batch: _batch_row,
     Alert: _alert_row,
     ProcessReading: _process_row,
     XpuReading: _xpu_row,
+    Norms: _norms_row,
 }
 
 

@@ -1,5 +1,6 @@
 """Role ``analyze``: iterations and counters in, judged batches and alerts out."""
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -8,17 +9,24 @@ import orjson
 
 from schemas.records import Alert, Engine, HostReading, Iteration, XpuReading
 from schemas.settings import KafkaSettings
-from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, XPUS
+from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, NORMS, XPUS
 from streams.analyze import Analysis, Result
 from streams.app import Worker, build_worker
+from streams.broker import BrokerError
 from streams.config import StreamSettings
+from streams.norms import NormsReader
+from streams.peers import Peers
 
 log = logging.getLogger("latencyprism.analyze")
 
 # After so long without a word from an engine its open incident is looked at by the clock.
 SILENCE_SECONDS = 30.0
+# So often the log says how each engine's judges are calibrated.
+CALIBRATION_SECONDS = 600.0
+# Between two attempts to hear what other engines say of themselves.
+RETRY_SECONDS = 10.0
 
-TOPICS = {topic.name: topic for topic in (ITERATIONS, HOSTS, XPUS, ENGINES, BATCHES, ALERTS)}
+TOPICS = {topic.name: topic for topic in (ITERATIONS, HOSTS, XPUS, ENGINES, NORMS, BATCHES, ALERTS)}
 
 
 def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
@@ -33,6 +41,7 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
         partitions=kafka.partitions,
     )
     analyses: dict[str, Analysis] = {}
+    peers = Peers()
     heard_seconds: dict[str, float] = {}
     # Their incidents ended by silence, which the table does not know yet.
     unsaved: set[str] = set()
@@ -41,7 +50,8 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
         heard_seconds[engine_id] = time.monotonic()
         analysis = analyses.get(engine_id)
         if analysis is None:
-            analysis = analyses[engine_id] = _restore(engine_id, table.get(engine_id.encode()))
+            state = table.get(engine_id.encode())
+            analysis = analyses[engine_id] = restore(engine_id, state, stream, peers)
         return analysis
 
     def checkpoint(analysis: Analysis) -> None:
@@ -71,6 +81,25 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
                 for alert in analysis.tick(time.time_ns()):
                     unsaved.add(engine_id)
                     await worker.send(alert)
+
+    @app.timer(CALIBRATION_SECONDS, name="calibration")
+    async def tell_calibrations() -> None:
+        for engine_id, analysis in list(analyses.items()):
+            if time.monotonic() - heard_seconds[engine_id] < CALIBRATION_SECONDS:
+                for line in calibration_lines(analysis):
+                    log.info("%s", line)
+
+    @app.task
+    async def hear_peers() -> None:
+        reader = NormsReader(kafka)
+        while not app.should_stop:
+            try:
+                # In a thread, for it waits; what it gives is taken in here, between two batches.
+                for norms in await asyncio.to_thread(reader.read):
+                    peers.add(norms)
+            except BrokerError as err:
+                log.warning("Engines are not compared with their peers: %s", err)
+                await asyncio.sleep(RETRY_SECONDS)
 
     @app.on_partitions_revoked.connect
     async def forget(*_: Any, **__: Any) -> None:
@@ -112,13 +141,27 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
     return worker
 
 
-def _restore(engine_id: str, state: bytes | None) -> Analysis:
+def calibration_lines(analysis: Analysis) -> list[str]:
+    """Say how an engine's thresholds came about, one line for each judge."""
+    return [
+        f"{analysis.engine_id}: {kind} batches: threshold {found.threshold:.1f}, tail exponent "
+        f"{found.exponent:.2f}, {found.expected_per_week:.2g} false incidents a week foreseen "
+        f"where {found.budget_per_week:g} are allowed; {found.batches} batches learnt, "
+        f"{analysis.outliers} lone outliers"
+        for kind, found in analysis.calibrations().items()
+    ]
+
+
+def restore(
+    engine_id: str, state: bytes | None, stream: StreamSettings, peers: Peers | None = None
+) -> Analysis:
+    """Go on with an engine where the checkpoint says; learn it anew where there is none."""
     if not state:
-        return Analysis(engine_id)
+        return Analysis(engine_id, settings=stream, peers=peers)
     try:
-        analysis = Analysis.from_state(engine_id, orjson.loads(state))
-    except (ValueError, KeyError, TypeError) as err:
+        analysis = Analysis.from_state(engine_id, orjson.loads(state), settings=stream, peers=peers)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
         log.warning("%s: its checkpoint is not usable (%s); learning it anew.", engine_id, err)
-        return Analysis(engine_id)
+        return Analysis(engine_id, settings=stream, peers=peers)
     log.info("%s: going on after %d batches.", engine_id, analysis.batches)
     return analysis

@@ -85,7 +85,11 @@ def test_the_help_of_a_command_says_something_of_each_flag(command: str) -> None
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "simulate"])
 def test_an_unknown_flag_is_exit_2_and_named(command: str, capsys: Capture) -> None:
-    needed = {"stream": ["all"], "sql": ["SELECT 1"]}.get(command, [])
+    needed = {
+        "stream": ["all"],
+        "sql": ["SELECT 1"],
+        "explain": ["batch", "host:8000"],
+    }.get(command, [])
     status, _, err = run(capsys, command, *needed, "--no-such-flag")
     assert status == 2
     assert "--no-such-flag" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import statistics
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,11 @@ def test_both_formats_are_known_by_their_header(name: str, tmp_path: Path) -> No
 
 def test_rows_are_put_in_the_order_of_their_time(tmp_path: Path) -> None:
     samples = read(tmp_path, VLLM, vllm_row(60_000, 2, 11), vllm_row(0, 1, 10))
-    assert [one.workload.requests for one in samples] == [1, 2]
+    assert [one.workload.decode_requests for one in samples] == [1, 2]
     # A float of microseconds is exact to a quarter of one.
     assert samples[0].end_ns == pytest.approx((START_US + 30_000) * 1000, abs=250)
     assert samples[0].duration_ms == 30.0
+    assert [one.number for one in samples] == [0, 1]
 
 
 def test_a_batch_that_goes_on_computes_no_prompt(tmp_path: Path) -> None:
@@ -114,6 +116,28 @@ def test_a_job_whose_name_tells_no_length_is_read(tmp_path: Path) -> None:
 )
 def test_parts_of_a_jobs_name_may_be_missing(name: str, lengths: dict[str, int]) -> None:
     assert job_of(name) == lengths
+
+
+def test_the_longest_output_stands_for_a_length_that_is_not_named(tmp_path: Path) -> None:
+    # The one with 50 tokens ends and is followed; the mean alone would tell of shorter answers.
+    rows = [vllm_row(0, 4, 20, job="night"), vllm_row(30_000, 4, (4 * 21 - 50) / 4, job="night")]
+    told = [rows[0].removesuffix("20") + "50", rows[1]]
+    assert read(tmp_path, VLLM, *told)[0].workload.prefill_tokens == 100
+    assert read(tmp_path, VLLM, *rows)[0].workload.prefill_tokens == 300
+
+
+def test_no_slow_batch_of_the_published_file_is_taken_for_pure_decode() -> None:
+    path = FOLDER / "vllm_normal_batches.csv.gz"
+    if not path.is_file():
+        pytest.skip(f"no {path.name}: it is not published; set LATENCYPRISM_SHARED_DATA")
+    by_job: dict[str, list[Sample]] = {}
+    for sample in read_dataset(path).samples:
+        by_job.setdefault(sample.job, []).append(sample)
+    slow = []
+    for batches in by_job.values():
+        usual_ms = statistics.median(one.duration_ms for one in batches)
+        slow += [one for one in batches if one.decodes_only and one.duration_ms > 1.3 * usual_ms]
+    assert slow == []
 
 
 def test_the_forward_mode_of_sglang_tells_prompts_from_decoding(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from schemas.codec import encode
 from schemas.recording import seen_ns
 from schemas.records import Alert, Record
 from streams.analyze import Analysis, Result
+from streams.config import StreamSettings
 from streams.offline import SILENCE_CHECK_NS, SILENCE_NS, Offline
 from tests.streams.feed import SECOND_NS, Feed, Listener
 
@@ -126,6 +127,13 @@ def test_the_end_of_a_stream_ends_what_is_open() -> None:
     assert end.state == "resolved"
     assert SILENCE_NS < (end.end_ns or 0) - feed.now_ns <= SILENCE_NS + 2 * SILENCE_CHECK_NS
     assert Offline().end() == []
+
+
+def test_it_judges_as_it_is_configured() -> None:
+    feed, offline = Feed(), Offline(StreamSettings(false_incidents_per_week=0.25))
+    played([feed.engine(), *feed.batches(1)], offline)
+    calibration = offline.analyses[feed.engine_id].calibrations()["single"]
+    assert calibration.budget_per_week == 0.25
 
 
 def test_silence_is_as_long_as_in_the_worker() -> None:

@@ -157,6 +157,39 @@ def test_it_knows_which_parts_are_still_to_come() -> None:
     assert not timeline.awaits(part(1, rank=1))
 
 
+def test_what_was_forgotten_is_not_given_out_later() -> None:
+    timeline = Timeline(ranks=2)
+    timeline.add(part(1))
+    timeline.forget()
+    assert timeline.add(part(2, begin_ns=BEGIN_NS + 100 * GRACE_NS)) == []
+    overdue = part(3, begin_ns=BEGIN_NS + 200 * GRACE_NS)
+    assert told(timeline.add(overdue)) == [(2, 0, 1)]
+
+
+def test_what_waits_for_a_rank_that_is_gone_is_not_lost() -> None:
+    timeline = Timeline(ranks=2)
+    timeline.add(part(1))
+    timeline.ranks = 1
+    assert told(timeline.add(part(2))) == [(2, 0, 1)]
+    timeline.ranks = 2
+    assert told(timeline.add(part(3, begin_ns=BEGIN_NS + 2 * GRACE_NS))) == [(1, 0, 1)]
+
+
+def test_the_workers_of_one_batch_do_not_show_in_the_next() -> None:
+    timeline = Timeline()
+    timeline.add_host(reading(0, 100, 0.1))
+    for rank, duration_ms in ((1, 4), (2, 8)):
+        share = replace(part(7, rank=rank, duration_ns=duration_ms * MS), role="worker")
+        timeline.add_share(share)
+    spread, plain = timeline.add(part(7)) + timeline.add(part(8))
+    assert set(spread.counters) == {
+        "others_cpu_ratio",
+        "worker_spread_ratio",
+        "slowest_worker_rank",
+    }
+    assert plain.counters == {"others_cpu_ratio": 0.1}
+
+
 def test_a_batch_carries_the_reading_that_overlaps_it_most() -> None:
     timeline = Timeline()
     for begin_ms, others in ((0, 0.1), (100, 0.2), (200, 0.3), (300, 0.4)):

@@ -68,11 +68,13 @@ def recorded(job: str, changes: dict[int, tuple[int, int]], count: int = 200) ->
 
 
 def test_a_prefill_that_hides_behind_an_early_end_is_no_pure_decode() -> None:
-    # In batch 100 one request is new, and another one ends after ten tokens.
-    rows = recorded("in128_out256_conc32", {99: (1, 256), 100: (1, 10)})
+    # In batch 100 one request is new, and two others end after ten tokens; nothing tells that the
+    # load is a loop.
+    looped = recorded("in128_out256_conc32", {99: (1, 256), 100: (2, 10)})
+    rows = [replace(row, job="in128_out256") for row in looped]
     table = table_of(rows)
     hidden = rows[100]
-    assert hidden.requests == rows[101].requests == 31
+    assert (hidden.requests, rows[101].requests) == (31, 30)
     assert table.prefill_tokens[100] == 0
     assert hidden.duration_ms > 1.5 * rows[99].duration_ms
     assert not fit(table).decode[100]

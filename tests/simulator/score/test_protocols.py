@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +13,13 @@ import orjson
 import pytest
 from rich.console import Console
 
-from schemas.records import Workload
+from models.judge import Judge, Judgement
+from schemas.records import Verdict, Workload
 from simulator.datasets import Sample
 from simulator.score import data_report, paper, prequential
 from simulator.score.disturb import disturbance
 from simulator.score.paper import ABNORMAL, Protocol, ProtocolError, Trial, trial_of
-from simulator.score.strategies import Trained, means_of_last
+from simulator.score.strategies import Expect, Trained, frozen, means_of_last
 
 FEW = Protocol(seeds=2, training=1000, disturbances=("2",))
 
@@ -49,7 +52,7 @@ NORMAL = made()
 def test_a_trial_is_counted_as_the_paper_does() -> None:
     flags = [True] * 3 + [False] * 997 + [False] * 5 + [True] * 195
     trial = trial_of(flags)
-    assert trial == Trial(tp=195, fp=3, fn=5, tn=997, lag=5)
+    assert trial == Trial(tp=195, fp=3, fn=5, tn=997, lag=5, slowed_recall=195 / 200)
     assert trial.precision == pytest.approx(195 / 198)
     assert trial.recall == pytest.approx(195 / 200)
     assert trial.f1 == pytest.approx(2 * 195 / (2 * 195 + 3 + 5))
@@ -95,9 +98,9 @@ def test_each_strategy_finds_what_is_twice_as_slow() -> None:
 
 
 def test_the_fixed_charts_flag_beyond_fifteen_percent_of_what_was_observed() -> None:
-    trained = Trained(NORMAL[:600], ["point"])
-    assert trained.flags("point", [0.149, 0.151, 0.3]) == [False, True, True]
-    window = trained.flags("window", [0.149] * 10 + [0.2])
+    charts = Trained(NORMAL[:600], ["point"]).charts[""]
+    assert charts.flags("point", [0.149, 0.151, 0.3]) == [False, True, True]
+    window = charts.flags("window", [0.149] * 10 + [0.2])
     assert window == [False] * 10 + [True]
 
 
@@ -108,6 +111,18 @@ def test_the_prediction_is_frozen_after_training() -> None:
     first = stream.continued(NORMAL[600:800], slow, "point")
     assert stream.continued(NORMAL[600:800], slow, "point") == first
     assert all(first[200:])
+
+
+def test_what_a_frozen_judge_expects_stays() -> None:
+    judge = Judge()
+    for one in NORMAL[:400]:
+        judge.judge(one.workload, one.duration_ms, one.end_ns)
+    expect, later = frozen(judge), NORMAL[400:500]
+    before = list(expect(later))
+    for one in later:
+        judge.judge(one.workload, 2 * one.duration_ms, one.end_ns)
+    assert list(expect(later)) == before
+    assert list(frozen(judge)(later)) != before
 
 
 def test_the_judge_of_one_continuation_knows_nothing_of_another() -> None:
@@ -182,8 +197,60 @@ def test_no_false_alarm_in_few_orders_is_no_proof_that_there_is_none() -> None:
 
 
 def test_alarms_are_counted_where_they_begin() -> None:
-    assert prequential.alarms([True, True, False, True, False, False, True]) == 3
-    assert prequential.alarms([]) == 0
+    found = prequential.alarms([True, True, False, True, False, False, True])
+    assert found == [(0, 2), (3, 1), (6, 1)]
+    assert prequential.alarms([]) == []
+
+
+def test_a_slow_batch_is_no_incident_unless_an_alarm_goes_on() -> None:
+    def judged(score: float | None, verdict: Verdict = "slow") -> Judgement:
+        return Judgement(verdict=verdict, reason="", score=score)
+
+    assert prequential.is_alarm(judged(1.0))
+    assert not prequential.is_alarm(judged(0.99))
+    assert not prequential.is_alarm(judged(None))
+    assert not prequential.is_alarm(judged(2.0, "unknown"))
+
+
+def test_a_false_incident_is_told_with_the_row_that_began_it() -> None:
+    usual = [replace(one, number=number) for number, one in enumerate(NORMAL)]
+    slow = [
+        replace(one, duration_ms=one.duration_ms * (2 if 2000 <= one.number < 2100 else 1))
+        for one in usual
+    ]
+    (found,) = prequential.order_score("as they ran", slow).incidents
+    assert 2000 <= found.number < 2005
+    assert found.job == NORMAL[2000].job
+    assert found.batches == pytest.approx(100, abs=15)
+
+
+def test_unseen_work_is_scored_by_the_first_batches_of_each_job() -> None:
+    found = prequential.order_score("as they ran", NORMAL)
+    # Seven jobs begin after the warm-up.
+    assert found.within_new.n == 7 * prequential.FIRST_BATCHES
+
+
+def test_of_spikes_those_batches_that_were_slowed_are_told_apart() -> None:
+    slowed = [place % 10 == 9 for place in range(200)]
+    trial = trial_of([False] * 1000 + slowed, slowed)
+    assert (trial.recall, trial.slowed_recall) == (0.1, 1.0)
+    protocol = Protocol(seeds=1, training=600, strategies=("point",), disturbances=("spikes",))
+    score = paper.play(NORMAL, protocol).scores["spikes"]["point"]
+    assert (score.recall.value, score.slowed_recall.value) == (0.1, 1.0)
+
+
+def test_a_rival_is_trained_on_the_same_rows_and_judged_by_the_same_charts() -> None:
+    seen: list[int] = []
+
+    def train(samples: Sequence[Sample]) -> Expect:
+        seen.append(len(samples))
+        return lambda stream: [one.duration_ms / 2 for one in stream]
+
+    protocol = Protocol(seeds=1, training=700, strategies=("half point",), disturbances=("2",))
+    found = paper.play(NORMAL, protocol, rivals={"half": train}).scores["2"]["half point"]
+    assert seen == [700]
+    # By this model every batch should take half as long.
+    assert found.false_positive_rate.value == 1.0
 
 
 def test_shuffled_jobs_stay_whole_and_in_the_order_of_time() -> None:

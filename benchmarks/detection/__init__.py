@@ -1,0 +1,1 @@
+"""How well batches are predicted, and how soon and how surely slowness is found among them."""
