@@ -35,7 +35,8 @@ from simulator.fleet import presets
 from simulator.fleet.draws import Floats, Ints
 from simulator.fleet.fit import halves
 from simulator.fleet.fleet import Fleet
-from simulator.fleet.rows import OPEN, WORKLOAD, Message
+from simulator.fleet.reading import WORKLOAD
+from simulator.fleet.rows import OPEN, Message
 from simulator.fleet.setting import Setting, Tokens, Traffic
 from simulator.fleet.sinks import Kafka, Recording
 from simulator.fleet.smooth import (

@@ -32,11 +32,14 @@ ADDING_SURPRISE = 2.0
 # Twice as long as a well-known workload takes is slow, however often the engine does that.
 ALWAYS_OUTLIER = math.log(2)
 # From so much doubt on (nats) batches of known workloads are not learnt until it is gone.
-DOUBT_HOLDS = 3.0
+DOUBT_HOLDS = 5.0
 # In the middle of an alarm only what is no surprise is learnt of workloads that are not known.
 LEARNABLE_SURPRISE = 5.0
 # An alarm that began on known ground keeps unknown ground from being learnt for so many batches.
 HOLD_BATCHES = 500
+# The end of an alarm that lasted so many batches is the end of all suspicion; one that was shorter
+# may have been one of many spikes.
+LASTING = 20
 # How far a single batch may pull the memory, in ln units; twice as far with each in a row that is
 # faster: nobody makes batches fast by mistake.
 PULL = 0.10
@@ -143,6 +146,7 @@ class Judge:
         self._suspects: list[Residual] = []
         self._alarm = ""
         self._alarm_known = False
+        self._alarm_run = 0
         self._unknown_run = 0
         self._pulled_run = 0
         self._offset = 0.0
@@ -243,8 +247,15 @@ class Judge:
         return math.exp(shift)
 
     def rebase(self, factor: float) -> None:
-        """Expect so many times as much as was learnt: peers tell that what was learnt is slow."""
+        """Expect so many times as much as was learnt: peers tell that what was learnt is slow.
+
+        A factor below 1 says that the engine is slow now: the alarm is on from here.
+        """
         self._offset += math.log(factor)
+        if factor < 1:
+            self._rest()
+            self._detectors[DETECTORS[0]].presume(-math.log(factor))
+            self._alarm, self._alarm_known = DETECTORS[0], True
 
     def norms(self, most: int) -> tuple[Norm, ...]:
         """Give what batches cost here, those most visited first.
@@ -295,6 +306,7 @@ class Judge:
             "judged": self.judged,
             "alarm": self._alarm,
             "alarm_known": self._alarm_known,
+            "alarm_run": self._alarm_run,
             "unknown_run": self._unknown_run,
             "pulled_run": self._pulled_run,
             "offset": self._offset,
@@ -324,6 +336,7 @@ class Judge:
         judge = cls(state["warm_batches"], state["budget"])
         judge.judged = state["judged"]
         judge._alarm, judge._alarm_known = state["alarm"], state["alarm_known"]
+        judge._alarm_run = state["alarm_run"]
         judge._unknown_run, judge._pulled_run = state["unknown_run"], state["pulled_run"]
         judge._offset, judge._pace_ms = state["offset"], state["pace_ms"]
         judge._spacing, judge._doubt = state["spacing"], state["doubt"]
@@ -345,6 +358,7 @@ class Judge:
 
     def _rest(self) -> None:
         self._alarm = ""
+        self._alarm_run = 0
         self._doubt = 0.0
         self._suspects.clear()
         for detector in self._detectors.values():
@@ -376,18 +390,23 @@ class Judge:
             if score >= 1:
                 alarms.append(name)
         self._doubt = doubt
-        if self._alarm and self._alarm not in alarms:
+        if self._alarm and self._alarm not in alarms and self._alarm_run >= LASTING:
             # What raised the alarm sees its end; others only remember it.
             self._rest()
             return 0.0
         if alarms and not self._alarm:
             self._alarm_known = found.familiar
             self._suspects.clear()
-        self._alarm = alarms[0] if alarms else ""
+        alarm = alarms[0] if alarms else ""
+        self._alarm_run = self._alarm_run + 1 if alarm == self._alarm else 0
+        self._alarm = alarm
         return highest
 
     def _is_outlier(self, found: Residual) -> bool:
         if self.judged <= self._warm_batches or found.raw < LEAST_OUTLIER:
+            return False
+        if found.novelty > 1:
+            # Nobody can tell: that is drift.
             return False
         if found.known and not found.mixed and found.raw > ALWAYS_OUTLIER:
             return True

@@ -9,15 +9,18 @@ from models.baselines import Expectation
 from models.features import Features
 from models.surprise import Surprise
 
-# A slowdown smaller than this is not worth a word, in ln units; on new ground the model itself
-# may be off by as much more.
-LEAST_SLOWDOWN = 0.02
-NOVELTY_SLACK = (0.0, 0.01, 0.04)
+# A slowdown smaller than this is not worth a word, in ln units.
+LEAST_SLOWDOWN = 0.022
+# The model itself may be off by as much more: in a new cell, in a new bucket, and in a bucket when
+# only so many others were ever seen.
+CELL_SLACK = 0.01
+BUCKET_SLACK = 0.04
+FEW_BUCKETS_SLACK = 0.6
 # No engine is steadier than this.
 LEAST_SCALE = 0.004
 # A bucket seen so often is familiar; a cell or bucket seen so seldom is new.
 FAMILIAR_BUCKET = 30
-NEW_BUCKET, NEW_CELL = 10, 5
+NEW_BUCKET, NEW_CELL = 10, 8
 # Before any residual is known: on known ground, in a new cell, in a new bucket.
 FIRST_SCALES = {False: (0.03, 0.06, 0.10), True: (0.15, 0.20, 0.25)}
 # A bucket's own scale counts as much as that of all after so many visits.
@@ -150,9 +153,16 @@ class Residuals:
         novelty = 2 if visits < NEW_BUCKET else int(expected.cell_visits < NEW_CELL or not familiar)
         surprise = self._surprise_of(mixed, novelty)
         scale = self._scale(surprise, expected.bucket)
-        beyond = value - LEAST_SLOWDOWN - NOVELTY_SLACK[novelty]
+        beyond = value - LEAST_SLOWDOWN
+        if novelty:
+            beyond -= CELL_SLACK if familiar else self._bucket_slack()
         nats = surprise.of(beyond / scale)
         return Residual(raw, value, scale, nats, mixed, novelty, familiar, expected.bucket)
+
+    def _bucket_slack(self) -> float:
+        # Who saw one size of batch only cannot tell what another costs.
+        buckets = max(len(self._scales), 1)
+        return BUCKET_SLACK + FEW_BUCKETS_SLACK / (buckets * buckets)
 
     def _scale(self, surprise: Surprise, bucket: tuple[int, int]) -> float:
         scale = max(surprise.scale, LEAST_SCALE)

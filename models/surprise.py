@@ -13,6 +13,7 @@ EDGES = tuple(FIRST * RATIO**k for k in range(BINS))
 # As many made-up residuals with a heavy tail stand in for those not seen yet.
 PRIOR = 60.0
 PRIOR_WIDTH, PRIOR_INDEX = 2.5, 4.0
+MADE_UP = tuple(PRIOR * 0.5 * (1 + z / PRIOR_WIDTH) ** -PRIOR_INDEX for z in EDGES)
 # The tail beyond what was seen falls off as a power, fitted to the largest of the residuals ...
 TAIL_SHARE = 0.03
 # ... and takes over where fewer than these are left.
@@ -20,7 +21,7 @@ FEW = 8
 TAIL_PRIOR = 20.0
 LEAST_INDEX, MOST_INDEX = 1.5, 8.0
 # The table is made anew after so many residuals; sooner while there are few.
-REFRESH, REFRESH_EARLY = 64, 8
+REFRESH, REFRESH_EARLY = 128, 8
 # From here on the old count half: what an engine was like long ago fades.
 MOST_SEEN = 50_000
 # How quickly the scale is followed: 250 residuals move it by half at most.
@@ -79,7 +80,7 @@ class Surprise:
         """Learn the residual of a healthy batch, in ln units and in those of its scale."""
         self._seen += 1
         gain = max(SCALE_GAIN, 1.5 / (self._seen + 3))
-        above = abs(residual) * MEDIAN_TO_SIGMA > self.scale
+        above = abs(residual) * MEDIAN_TO_SIGMA > math.exp(self._log_scale)
         self._log_scale += gain if above else -gain
         k = 0 if z <= FIRST else min(int(math.log(z / FIRST) / LOG_RATIO) + 1, BINS - 1)
         self._counts[k] = self._counts.get(k, 0.0) + 1
@@ -114,15 +115,18 @@ class Surprise:
         self._since = 0
         self._index = self._tail_index()
         fall = RATIO**-self._index
-        above = self._total - self._counts.get(0, 0.0)
+        counts, total = self._counts, self._total + PRIOR
+        above = self._total - counts.get(0, 0.0)
         survival = 0.0
-        self._table = []
-        for k, z in enumerate(EDGES):
-            made_up = PRIOR * 0.5 * (1 + z / PRIOR_WIDTH) ** -PRIOR_INDEX
-            counted = (above + made_up) / (self._total + PRIOR)
-            survival = counted if above >= FEW else max(survival * fall, counted)
-            self._table.append(-math.log(survival))
-            above -= self._counts.get(k + 1, 0.0)
+        table = []
+        for k, made_up in enumerate(MADE_UP, start=1):
+            survival *= fall
+            counted = (above + made_up) / total
+            if above >= FEW or counted > survival:
+                survival = counted
+            table.append(-math.log(survival))
+            above -= counts.get(k, 0.0)
+        self._table = table
 
     def _tail_index(self) -> float:
         """Fit Hill's index to the largest residuals, shrunk towards the prior's."""

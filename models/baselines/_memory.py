@@ -7,28 +7,27 @@ from typing import Any
 
 # Visits at which a place weighs as much as what is above it; larger values shrink it more.
 SHRINKAGE = 4.0
-# What a size does beyond its bucket is seen at once.
-SIZE_SHRINKAGE = 1.0
+# A cell with so many visits needs no help from its neighbours.
+OWN_MIND = 30
 # The least share that a new visit has in a mean: a place forgets within some 100 visits.
 FORGETTING = 0.01
 # Cells of one engine; the one that was not visited for longest goes first, so that a workload
 # that comes to stay always finds room. Keeps the state below 64 KiB.
 MAX_CELLS = 600
-MAX_SIZES = 600
-# The size in a key is the padded number of requests times this, plus what else is different.
+# The size in a key is the number of requests times this, plus what else is different.
 VARIANTS = 8
 
 Bucket = tuple[int, int]
 Cell = tuple[int, int, int]
-Keys = tuple[Bucket, int, Cell]
+Keys = tuple[Bucket, Cell]
 
 
 class Memory:
-    """Running means of ln(observed / backbone), in three layers.
+    """Running means of ln(observed / backbone), in two layers.
 
-    A *bucket* of padded batch size stands in where a *cell* (bucket, context, prefill) is young;
-    both are shrunk towards the layer above. A *size* adds what the exact number of requests says
-    beyond that: 0 where an engine pads its batches, much where it does not.
+    A *bucket* of padded batch size stands in where a *cell* (size, context, prefill) is young; both
+    are shrunk towards the layer above. Each holds what the backbone is off by in total, so that
+    learning one cell leaves what is known of another alone.
 
     References:
         Efron and Morris, Stein's paradox in statistics, 1977 (the shrinkage).
@@ -36,47 +35,48 @@ class Memory:
 
     def __init__(self) -> None:
         self._buckets: dict[Bucket, list[Any]] = {}
-        self._sizes: dict[int, list[Any]] = {}
         self._cells: dict[Cell, list[Any]] = {}
 
-    def correction(self, keys: Keys) -> tuple[float, int, int, int]:
-        """Give the correction, and the visits of the bucket, of the cell and of the size."""
-        bucket_key, size_key, cell_key = keys
+    def correction(self, keys: Keys) -> tuple[float, int, int]:
+        """Give the correction, and the visits of the bucket and of the cell."""
+        bucket_key, cell_key = keys
         correction = 0.0
-        bucket_visits = cell_visits = size_visits = 0
+        bucket_visits = cell_visits = 0
         bucket = self._buckets.get(bucket_key)
         if bucket is not None:
             bucket_visits, mean = bucket
             correction = bucket_visits / (bucket_visits + SHRINKAGE) * mean
             cell = self._cells.get(cell_key)
             if cell is not None:
-                cell_visits, mean = cell
+                cell_visits = cell[0]
+            if cell_visits < OWN_MIND:
+                correction += self._by_neighbours(cell_key, correction)
+            if cell is not None:
+                mean = cell[1]
                 correction += cell_visits / (cell_visits + SHRINKAGE) * (mean - correction)
-            size = self._sizes.get(size_key)
-            if size is not None:
-                size_visits, mean = size
-                correction += size_visits / (size_visits + SIZE_SHRINKAGE) * mean
-        return correction, bucket_visits, cell_visits, size_visits
+        return correction, bucket_visits, cell_visits
+
+    def _by_neighbours(self, cell_key: Cell, correction: float) -> float:
+        """Give what cells of a little less and a little more context add to a bucket's mean."""
+        size, step, tokens = cell_key
+        added = 0.0
+        for neighbour in (step - 1, step + 1):
+            cell = self._cells.get((size, neighbour, tokens))
+            if cell is not None:
+                own = cell[0] / (cell[0] + SHRINKAGE) * (cell[1] - correction - added)
+                added += own / 2 if added else own
+        return added
 
     def learn(self, keys: Keys, off: float) -> None:
         """Learn by how much the backbone was off."""
-        bucket_key, size_key, cell_key = keys
+        bucket_key, cell_key = keys
         # Taken out and put back: the order of the dictionary is that of the last visits.
         cell = self._cells.pop(cell_key, None) or [0, 0.0]
         self._cells[cell_key] = cell
-        size = self._sizes.pop(size_key, None) or [0, 0.0]
-        self._sizes[size_key] = size
-        bucket = self._buckets.setdefault(bucket_key, [0, 0.0])
-        without_size = off - size[0] / (size[0] + SIZE_SHRINKAGE) * size[1]
-        _add(bucket, without_size)
-        _add(cell, without_size)
-        rest = bucket[0] / (bucket[0] + SHRINKAGE) * bucket[1]
-        rest += cell[0] / (cell[0] + SHRINKAGE) * (cell[1] - rest)
-        _add(size, off - rest)
+        _add(self._buckets.setdefault(bucket_key, [0, 0.0]), off)
+        _add(cell, off)
         if len(self._cells) > MAX_CELLS:
             del self._cells[next(iter(self._cells))]
-        if len(self._sizes) > MAX_SIZES:
-            del self._sizes[next(iter(self._sizes))]
 
     def move(self, shift: Callable[[Cell], float]) -> None:
         """Add to each cell what the backbone no longer says there, and to buckets their mean."""
@@ -92,24 +92,20 @@ class Memory:
                 self._buckets[bucket_key][1] += moved / visits
 
     def cells(self) -> Iterator[tuple[Keys, int]]:
-        """Give the keys and the visits of each cell; sizes are those of full buckets."""
+        """Give the keys and the visits of each cell."""
         for key, cell in self._cells.items():
-            bucket = bucket_of(key)
-            size = key[0] // VARIANTS
-            yield (bucket, size if not key[2] else -1 - size, key), cell[0]
+            yield (bucket_of(key), key), cell[0]
 
     def to_state(self) -> dict[str, Any]:
         """Give everything as plain data, in the order of the last visits."""
         return {
             "buckets": [[*key, *value] for key, value in self._buckets.items()],
-            "sizes": [[key, *value] for key, value in self._sizes.items()],
             "cells": [[*key, *value] for key, value in self._cells.items()],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take it back."""
         self._buckets = {(a, b): [n, mean] for a, b, n, mean in state["buckets"]}
-        self._sizes = {key: [n, mean] for key, n, mean in state["sizes"]}
         self._cells = {(a, b, c): [n, mean] for a, b, c, n, mean in state["cells"]}
 
 
@@ -135,7 +131,19 @@ def cell_centre(cell: Cell, context_step_tokens: int) -> tuple[int, float, int]:
 
 def bucket_of(cell: Cell) -> Bucket:
     """Give the bucket of a cell: its padded size, or its tokens where there is prefill."""
-    return (-1 - cell[0] % VARIANTS, cell[2]) if cell[2] else (cell[0], 0)
+    size, variant = divmod(cell[0], VARIANTS)
+    return (-1 - variant, cell[2]) if cell[2] else (padded(size) * VARIANTS + variant, 0)
+
+
+def padded(tokens: int) -> int:
+    """Round a batch up to the size that a CUDA graph is usually captured for.
+
+    >>> [padded(n) for n in (1, 2, 3, 5, 8, 9, 64, 65)]
+    [1, 2, 4, 8, 8, 16, 64, 72]
+    """
+    if tokens <= 2:
+        return tokens
+    return 4 if tokens <= 4 else -(-tokens // 8) * 8
 
 
 def _add(entry: list[Any], value: float) -> None:

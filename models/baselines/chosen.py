@@ -13,7 +13,7 @@ STATE_VERSION = 1
 # How quickly the errors of the two are followed. Most engines pad: one that does not shows it by
 # errors that are smaller by this factor where it is taken not to.
 ERROR_GAIN = 0.005
-CLEARLY = 0.75
+CLEARLY = 0.9
 MOST_ERROR = 0.5
 # Both are learnt until then; the one that is not used is then dropped.
 DECIDED = 2000

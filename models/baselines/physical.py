@@ -6,7 +6,15 @@ import math
 from typing import Any, NamedTuple
 
 from models.baselines._backbone import TERMS, Backbone, Terms
-from models.baselines._memory import VARIANTS, Memory, bucket_of, cell_centre
+from models.baselines._memory import (
+    VARIANTS,
+    Bucket,
+    Cell,
+    Memory,
+    bucket_of,
+    cell_centre,
+    padded,
+)
 from models.baselines.base import Baseline, Expectation, Place
 from models.features import Features
 
@@ -17,16 +25,20 @@ LEAST_MS = 0.05
 CONTEXT_STEP_TOKENS = 64
 # Mixed batches come in more sizes: their cells are coarser in context.
 MIXED_CONTEXT_STEPS = 4
+# Where nothing is padded, small batches have cells of their exact size.
+MOST_EXACT = 32
 # A batch of a size that was seen so often teaches the backbone only now and then.
 FAMILIAR = 30
 LEARN_ALL = 1000
-LEARN_EVERY = 4
+LEARN_EVERY = 8
+# What was off by so much, in ln units, teaches it always.
+INSTRUCTIVE = 0.02
 
 
 class _Memo(NamedTuple):
     terms: Terms
     log_backbone: float
-    keys: tuple[tuple[int, int], int, tuple[int, int, int]]
+    keys: tuple[Bucket, Cell]
 
 
 class Physical(Baseline):
@@ -62,9 +74,7 @@ class Physical(Baseline):
         if not self.learnt:
             return None
         memo = self._look(x)
-        correction, bucket_visits, cell_visits, size_visits = self._memory.correction(memo.keys)
-        if not self._pads:
-            cell_visits = min(cell_visits, size_visits)
+        correction, bucket_visits, cell_visits = self._memory.correction(memo.keys)
         log_ms = memo.log_backbone + correction
         return Expectation(log_ms, memo.keys[0], bucket_visits, cell_visits, memo)
 
@@ -74,9 +84,10 @@ class Physical(Baseline):
         """Learn one batch."""
         memo: _Memo = self._look(x) if expected is None else expected.memo
         visits = 0 if expected is None else expected.bucket_visits
+        expected_log_ms = log_ms if expected is None else expected.log_ms
         self.learnt += 1
-        everything = self.learnt < LEARN_ALL or visits < FAMILIAR or not stable
-        if everything or self.learnt % LEARN_EVERY == 0:
+        new = self.learnt < LEARN_ALL or visits < FAMILIAR or not stable
+        if new or self.learnt % LEARN_EVERY == 0 or abs(log_ms - expected_log_ms) > INSTRUCTIVE:
             before = self._backbone.weights
             self._backbone.learn(memo.terms, log_ms, memo.log_backbone, hurry=visits < FAMILIAR)
             if self._backbone.weights is not before:
@@ -99,10 +110,10 @@ class Physical(Baseline):
         """Give what is remembered, place by place."""
         found = []
         for keys, visits in self._memory.cells():
-            requests, context, prefill = cell_centre(keys[2], CONTEXT_STEP_TOKENS)
+            requests, context, prefill = cell_centre(keys[1], CONTEXT_STEP_TOKENS)
             log_ms = self._log_backbone(_terms(requests, context, prefill))
             log_ms += self._memory.correction(keys)[0]
-            known_context = -1 if keys[2][1] < 0 else int(context)
+            known_context = -1 if keys[1][1] < 0 else int(context)
             found.append(Place(requests, known_context, prefill, visits, math.exp(log_ms)))
         return found
 
@@ -134,6 +145,8 @@ class Physical(Baseline):
         decode, prefill = int(x["decode_tokens"]), int(x["prefill_tokens"])
         context = x.get("context_tokens", -1.0)
         size = padded(decode)
+        if not self._pads and decode <= MOST_EXACT:
+            size = decode
         terms = (
             1.0,
             (size if self._pads else decode) / 100,
@@ -146,15 +159,13 @@ class Physical(Baseline):
         )
         size = size * VARIANTS + _variant(x)
         step = -1 if context < 0 else int(context // CONTEXT_STEP_TOKENS)
-        keys: tuple[tuple[int, int], int, tuple[int, int, int]]
+        tokens = 0
         if prefill:
             tokens = token_step(decode + prefill)
             if step > 0:
                 step -= step % MIXED_CONTEXT_STEPS
-            keys = (bucket_of((size, step, tokens)), -1 - decode, (size, step, tokens))
-        else:
-            keys = (bucket_of((size, step, 0)), decode, (size, step, 0))
-        return _Memo(terms, self._log_backbone(terms), keys)
+        cell = (size, step, tokens)
+        return _Memo(terms, self._log_backbone(terms), (bucket_of(cell), cell))
 
     def _log_backbone(self, terms: Terms) -> float:
         return math.log(max(self._backbone.predict(terms), LEAST_MS))
@@ -168,17 +179,6 @@ class Physical(Baseline):
             return math.log(max(was, LEAST_MS)) - self._log_backbone(terms)
 
         self._memory.move(shift)
-
-
-def padded(tokens: int) -> int:
-    """Round a batch up to the size that a CUDA graph is usually captured for.
-
-    >>> [padded(n) for n in (1, 2, 3, 5, 8, 9, 64, 65)]
-    [1, 2, 4, 8, 8, 16, 64, 72]
-    """
-    if tokens <= 2:
-        return tokens
-    return 4 if tokens <= 4 else -(-tokens // 8) * 8
 
 
 def token_step(tokens: int) -> int:

@@ -68,6 +68,10 @@ class Detector(ABC):
         del log_spacing
         return 0.0
 
+    def presume(self, shift: float) -> None:
+        """Take an alarm for raised, by batches that are so much slower, in ln units."""
+        del shift
+
     @abstractmethod
     def rest(self) -> None:
         """Forget what has built up: the engine was idle, or the incident is over."""

@@ -36,7 +36,7 @@ class Sustained(Detector):
     """
 
     def __init__(self) -> None:
-        self._charts = {False: Chart(1.0, 0.9), True: Chart(0.5, 0.25)}
+        self._charts = {False: Chart(0.7, 0.9), True: Chart(0.5, 0.25)}
         self._held = 0.0
         self._shift = 0.0
 
@@ -73,6 +73,10 @@ class Sustained(Detector):
             self._held = MOST_HELD
             self._shift = max(evidence.residual, LEAST_SHIFT)
         return score
+
+    def presume(self, shift: float) -> None:
+        """Take an alarm for raised, by batches that are so much slower."""
+        self._held, self._shift = MOST_HELD, max(shift, LEAST_SHIFT)
 
     def rest(self) -> None:
         """Forget what has built up, not what the past was like."""

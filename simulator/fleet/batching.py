@@ -179,6 +179,7 @@ class _Step:
         self._drafts = counts["speculative_tokens"][rows]
         self._accepted_ratio = parameters.numbers["accepted_ratio"][rows]
         self._budget = counts["token_budget"][rows].copy()
+        self._apart = parameters.keeps_apart[rows]
         self._active: Flags = (self.output_left > 0) & ~self.held
         self._decoding: Flags = self._active & (self.prompt_left == 0)
         self._tokens: Slots = np.zeros_like(self.context)
@@ -189,6 +190,7 @@ class _Step:
         self._decode()
         self._preempt()
         self._prefill()
+        self._keep_apart()
         batch = self._summary()
         self._finish()
         for name in _STATE:
@@ -305,6 +307,15 @@ class _Step:
         self._active[at] = True
         self.held[at] = False
         return fits
+
+    def _keep_apart(self) -> None:
+        """Let requests that decode wait where their engine mixes none of them with prefill."""
+        prefills = ((self._tokens > 0) & ~self._decoding).any(axis=1)
+        some = np.flatnonzero(prefills & self._apart)
+        if some.size:
+            self._tokens[some] = np.where(self._decoding[some], 0, self._tokens[some])
+            self._decoding[some] = False
+            self._used[some] = self._blocks(some)
 
     def _summary(self) -> Batch:
         tokens, state, rows = self._tokens, self._state, self._rows

@@ -14,10 +14,11 @@ from simulator.fleet.draws import Ints, keys_of, uniforms
 from simulator.fleet.duration import Duration, Durations, Strain
 from simulator.fleet.episodes import Episode, tell
 from simulator.fleet.hits import bend_traffic, settings_of, shown_of, strains_of
-from simulator.fleet.inventory import INVENTORY_NS, engine_record
+from simulator.fleet.inventory import INVENTORY_NS, command_of, engine_record
 from simulator.fleet.parameters import Parameters
 from simulator.fleet.places import places_of
 from simulator.fleet.ranks import rank_rows
+from simulator.fleet.reading import read
 from simulator.fleet.rows import OPEN_NS, ROW, Message, Rows, Writer, open_rows
 from simulator.fleet.setting import Setting
 from simulator.fleet.truth import Running
@@ -205,13 +206,15 @@ class Fleet:
                 self._change(row, setting, at_ns)
 
     def _change(self, row: int, setting: Setting, at_ns: int) -> None:
-        before, self._settings[row] = self._settings[row], setting
+        now_ns = max(at_ns, int(self._clock_ns[row]))
+        restarts = _identity(self._settings[row]) != _identity(setting)
+        if restarts:
+            self._tell_engine(row, now_ns, "gone")
+        self._settings[row] = setting
         self._parameters.put(row, setting)
         self._batching.fit()
-        if _identity(before) == _identity(setting):
+        if not restarts:
             return
-        now_ns = max(at_ns, int(self._clock_ns[row]))
-        self._tell_engine(row, now_ns, "gone")
         self._batching.forget(row)
         self._start_ns[row] = self._clock_ns[row] = now_ns + RESTART_NS
         self._sequence[row] = 0
@@ -288,19 +291,7 @@ class Fleet:
         found["process_start_ns"] = self._start_ns[rows]
         found["begin_ns"] = begin_ns
         found["uncertainty_ns"] = UNCERTAINTY_NS
-        workload = found["workload"]
-        for column, values in enumerate(
-            (
-                batch.requests,
-                batch.scheduled_tokens,
-                batch.long_tokens,
-                batch.single_requests,
-                batch.kv_tokens,
-                batch.waiting,
-                batch.running,
-            )
-        ):
-            workload[:, column] = values
+        found["workload"] = read(batch, self._parameters)
         found["phases_ms"] = duration.phases_ms
         parts = [found, open_rows(found)]
         several = np.flatnonzero(self._parameters.counts["ranks"][rows] > 1)
@@ -393,4 +384,4 @@ def simulate(
 
 def _identity(setting: Setting) -> tuple[object, ...]:
     """What cannot change in a running engine."""
-    return setting.framework, setting.version, setting.model, setting.ranks
+    return setting.version, *command_of(setting)

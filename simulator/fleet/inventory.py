@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
+
 from schemas.records import Engine, EngineState
 from simulator.fleet.places import Place
 from simulator.fleet.setting import Setting
 
 # As collectors.agent has it.
 INVENTORY_NS = 10_000_000_000
-# All simulated engines are started with the same flags; a control is no other command.
-COMMAND_DIGEST = "0" * 16
+# As collectors.setting has it.
+DIGEST_DIGITS = 16
+
+
+def command_of(setting: Setting) -> tuple[str, ...]:
+    """Give what the engine was started with; traffic, drafts and faults change nothing of it.
+
+    >>> from simulator.fleet.presets import load
+    >>> command_of(load("a100_vllm"))
+    ('vllm', 'simulated-32b', 'ranks=1', 'max_requests=128', 'token_budget=2048', 'block_tokens=16')
+    """
+    flags = ("ranks", "max_requests", "token_budget", "block_tokens")
+    numbers = (f"{name}={getattr(setting, name)}" for name in flags)
+    return setting.framework, setting.model, *numbers
+
+
+@cache
+def _digest(command: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(command).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def engine_record(
@@ -51,6 +71,8 @@ def engine_record(
         device_ids=devices,
         poll_hz=1000,
         stack_hz=setting.stack_hz,
-        command_digest=COMMAND_DIGEST,
+        command_digest=_digest(command_of(setting)),
         device_models=tuple(setting.device.model for _ in devices) if setting.device else (),
+        # Agents are sure only of engines without an accelerator.
+        cuda_graphs=False if setting.device is None else None,
     )

@@ -82,6 +82,11 @@ class Parameters:
         self.mixed_knots = np.full((count, 2, MOST_KNOTS + 1), np.nan)
         self.overlap = np.zeros(count, bool)
         self.on_cpu = np.zeros(count, bool)
+        self.is_vllm = np.zeros(count, bool)
+        # vLLM's CPU build starts a worker for a single rank, too.
+        self.runs_in_core = np.zeros(count, bool)
+        # SGLang mixes no prefill into a batch that verifies drafts.
+        self.keeps_apart = np.zeros(count, bool)
         for row, setting in enumerate(settings):
             self.put(row, setting)
 
@@ -107,6 +112,9 @@ class Parameters:
         self.mixed_knots[row] = _padded_knots(cost.mixed_tokens_ms)
         self.overlap[row] = setting.overlap
         self.on_cpu[row] = setting.device is None
+        self.is_vllm[row] = setting.framework == "vllm"
+        self.runs_in_core[row] = setting.ranks == 1 and setting.device is not None
+        self.keeps_apart[row] = setting.framework == "sglang" and traffic.speculative_tokens > 0
 
     def _put_traffic(self, row: int, traffic: Traffic) -> None:
         is_open = traffic.requests_per_second is not None

@@ -14,19 +14,9 @@ from schemas.records import Iteration, PhaseTime, Source, Workload
 from schemas.topics import ITERATIONS
 from simulator.fleet.draws import Ints, Words, uniforms
 from simulator.fleet.duration import PHASES
+from simulator.fleet.reading import UNREAD, WORKLOAD
 
 Rows: TypeAlias = npt.NDArray[np.void]
-
-WORKLOAD = (
-    "requests",
-    "scheduled_tokens",
-    "prefill_tokens",
-    "decode_requests",
-    "kv_tokens",
-    "waiting_requests",
-    "running_requests",
-)
-"""What agents read of a batch; the other fields of `Workload` no engine tells them."""
 
 OPEN = -1
 OPEN_NS = 100_000_000
@@ -55,6 +45,7 @@ ROW = np.dtype(
 MEASURED_SAMPLES = 8
 _STACKS = np.uint64(0xE7037ED1A0B428DB)
 _NO_PHASES = b"[]"
+_WORKLOAD_JSON = b"{%b}" % b",".join(b'"%b":%%d' % name.encode() for name in WORKLOAD)
 
 
 class Message(NamedTuple):
@@ -110,7 +101,7 @@ class Writer:
                 rank=rank,
                 role="worker" if is_worker else "engine_core",
                 running_ns=running_ns if end_ns == OPEN else None,
-                workload=Workload(**dict(zip(WORKLOAD, workload, strict=True))),
+                workload=_workload(workload),
                 phases=_phase_times(counts, end_ns - begin_ns),
             )
             for (
@@ -150,10 +141,8 @@ class Writer:
             is_open = end_ns == OPEN
             value = (
                 b'%b%d,"sequence":%d,"begin_ns":%d,"end_ns":%b,"uncertainty_ns":%d%b%d,"role":"%b"'
-                b',"missed":0,"running_ns":%b,"iterations":1,"workload":{"requests":%d,'
-                b'"scheduled_tokens":%d,"prefill_tokens":%d,"decode_requests":%d,"kv_tokens":%d,'
-                b'"waiting_requests":%d,"running_requests":%d,"speculative_tokens":null,'
-                b'"lora_adapters":null},"phases":%b,"schema":"iteration.v1"}'
+                b',"missed":0,"running_ns":%b,"iterations":1,"workload":%b,"phases":%b'
+                b',"schema":"iteration.v1"}'
                 % (
                     self._heads[engine],
                     start_ns,
@@ -165,7 +154,7 @@ class Writer:
                     rank,
                     b"worker" if is_worker else b"engine_core",
                     b"%d" % running_ns if is_open else b"null",
-                    *workload,
+                    _workload_bytes(workload),
                     self._phases(counts, end_ns - begin_ns),
                 )
             )
@@ -250,6 +239,16 @@ def _columns(rows: Rows) -> Any:
         "workload",
     )
     return zip(*(rows[name].tolist() for name in names), strict=True)
+
+
+def _workload(numbers: list[int]) -> Workload:
+    pairs = zip(WORKLOAD, numbers, strict=True)
+    return Workload(**{name: None if number == UNREAD else number for name, number in pairs})
+
+
+def _workload_bytes(numbers: list[int]) -> bytes:
+    found = _WORKLOAD_JSON % tuple(numbers)
+    return found.replace(b":%d" % UNREAD, b":null") if UNREAD in numbers else found
 
 
 def _longest_first(line: Ints) -> tuple[tuple[int, int], ...]:

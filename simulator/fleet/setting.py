@@ -1,8 +1,8 @@
 """What a simulated engine is and what it has to do, as plain data.
 
 A negative control is a function from progress (0 to 1) and a `Setting` to another `Setting`; use
-`dataclasses.replace`. Traffic may change at any time. Where framework, version, model or number
-of ranks change, the engine restarts, as a real one would.
+`dataclasses.replace`. Traffic may change at any time. Where framework, version, model, ranks or
+another part of the command line change, the engine restarts, as a real one would.
 """
 
 from __future__ import annotations

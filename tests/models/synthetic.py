@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Iterator
 
-from models.baselines.physical import padded
+from models.baselines._memory import padded
 from models.judge import Judge, Judgement
 from schemas.records import Workload
 

@@ -272,6 +272,7 @@ def test_an_engine_whose_peers_are_faster_is_slow_from_then_on(engine: Synthetic
     engine.judge.rebase(1 / 1.4)
     judgements = engine.run(200)
     assert len(slow(judgements)) > 190
+    assert all((one.score or 0) >= 1 for one in judgements[:100])
     assert slow(engine.run(200, factor=1 / 1.4)[10:]) == []
 
 

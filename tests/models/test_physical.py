@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from models.baselines.physical import Physical, padded, token_step
+from models.baselines._memory import padded
+from models.baselines.chosen import Chosen
+from models.baselines.physical import Physical, token_step
 from models.features import Features, features_of
 from schemas.records import Workload
 from tests.contracts.test_baselines import learnt
@@ -67,7 +69,7 @@ def test_engines_that_pad_and_engines_that_do_not_are_both_known(pads: bool) -> 
     def cost(requests: int) -> float:
         return 5 + 2.0 * (padded(requests) if pads else requests)
 
-    baseline = Physical()
+    baseline = Chosen()
     random_ = random.Random(4)
     for _ in range(1500):
         requests = random_.randint(1, 24)
@@ -78,6 +80,7 @@ def test_engines_that_pad_and_engines_that_do_not_are_both_known(pads: bool) -> 
         for requests in range(1, 25)
     )
     assert worst < 0.05
+    assert baseline.pads is pads
 
 
 def test_what_is_known_of_one_context_stays_while_another_is_learnt() -> None:

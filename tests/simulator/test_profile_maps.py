@@ -50,6 +50,8 @@ RANKS: dict[str, Role] = {
     "sglang_0_5_23": "engine_core",
 }
 SPECULATE = ("vllm_0_33_async",)
+# Each request asks for an adapter of its own.
+HAVE_ADAPTERS = ("vllm_0_12", "vllm_workers")
 Case = tuple[str, str]
 CASES: list[Case] = [(n, v) for n in available() if n not in NO_PYTHON for v in PYTHONS]
 
@@ -160,6 +162,36 @@ def test_drafts_are_counted_where_an_engine_speculates(
     # That each number is the true one is a part of what the map is checked for.
     assert len([one for one in drafts if one]) > 10
     assert 0 in drafts
+
+
+@pytest.mark.parametrize(("name", "version"), [c for c in CASES if c[0] in HAVE_ADAPTERS])
+def test_adapters_are_those_of_the_batch_or_of_the_one_before(
+    look: Callable[[str, str], Look], name: str, version: str
+) -> None:
+    seen = look(name, version)
+    runner = seen.rank or seen.core
+    assert runner is not None
+    before = {after.sequence: one.requests for one, after in itertools.pairwise(seen.truth)}
+    found = [
+        (one.workload.lora_adapters, (row.requests, before.get(row.sequence)))
+        for one, row in compare(runner.iterations, seen.truth).readable
+    ]
+    known = [(adapters, either) for adapters, either in found if adapters is not None]
+    assert len(known) >= EXACT_RATIO * len(found)
+    wrong = [one for one in known if one[0] not in one[1]]
+    assert len(wrong) <= (1 - EXACT_RATIO) * len(found), wrong
+    # Where it is late, it is so by the moment of a look: for few of the batches that changed.
+    changed = [one for one in known if one[1][0] != one[1][1]]
+    assert len([one for one in changed if one[0] == one[1][0]]) > len(changed) / 2
+
+
+@pytest.mark.parametrize(("name", "version"), [("vllm_workers", OURS)])
+def test_a_core_knows_nothing_of_adapters_in_other_processes(
+    look: Callable[[str, str], Look], name: str, version: str
+) -> None:
+    seen = look(name, version).core
+    assert seen is not None
+    assert {one.workload.lora_adapters for one in seen.iterations} == {None}
 
 
 @pytest.mark.parametrize(("name", "version"), [case for case in CASES if case[0] in RANKS])

@@ -180,9 +180,9 @@ def test_a_second_slowdown_is_an_incident_of_its_own(feed: Feed, listener: Liste
 
 
 def test_a_suspicion_that_was_nothing_tells_nobody(feed: Feed, listener: Listener) -> None:
-    for _ in range(10):
-        listener.take(feed.batches(2, factor=1.6))
-        listener.take(feed.batches(50))
+    for _ in range(4):
+        listener.take(feed.batches(1, factor=1.6))
+        listener.take(feed.batches(400))
     assert listener.alerts == []
     begin_ns = feed.now_ns
     listener.take(feed.batches(30, factor=1.6))

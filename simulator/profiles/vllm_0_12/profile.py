@@ -11,7 +11,9 @@ from simulator.profiles.vllm_0_12.vllm.v1.engine.core import EngineCoreProc
 class Vllm012(Profile):
     """The API server and an engine core."""
 
-    summary = "vLLM 0.12-0.22: execute_model and sample_tokens, pointer of finished_req_ids"
+    summary = (
+        "vLLM 0.12-0.22: execute_model and sample_tokens, adapters, pointer of finished_req_ids"
+    )
     framework = "vllm"
     root = ("vllm/v1/engine/core.py", "EngineCoreProc.run_busy_loop")
     phases = (

@@ -16,7 +16,7 @@ const BATCH_ATTEMPTS: u32 = 5;
 /// Locals that are assigned after the batch are waited for so long.
 const LOCALS_WAIT_NS: u64 = 5_000_000;
 /// More steps than any path takes.
-const MAX_ROUNDS: usize = 32;
+const MAX_ROUNDS: usize = 64;
 
 /// Fields that share a path, and where their results go in the payload.
 struct Group {

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.profiles.machinery.host import Host
+from simulator.profiles.machinery.settings import add_settings
 from simulator.profiles.machinery.torch.cuda.streams import Event
+from simulator.profiles.machinery.vllm.v1.worker.gpu_input_batch import InputBatch
 
 PADDING_TOKENS = 8
 
@@ -13,7 +15,10 @@ PADDING_TOKENS = 8
 class GPUModelRunner:
     """Run batches on the pretended device."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, with_adapters: bool = False) -> None:
+        add_settings(self)
+        self.input_batch = InputBatch()
+        self._with_adapters = with_adapters
         self.model = host.stream()
         self.execute_model_state: Any = None
 
@@ -45,6 +50,8 @@ class GPUModelRunner:
 
     def _update_states(self, scheduler_output: Any) -> None:
         self.finished = scheduler_output.finished_req_ids
+        if self._with_adapters:
+            self.input_batch.update(scheduler_output.num_scheduled_tokens)
 
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: list[int]) -> None:
         total_num_scheduled_tokens = scheduler_output.total_num_scheduled_tokens

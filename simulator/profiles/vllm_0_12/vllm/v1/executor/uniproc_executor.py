@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from simulator.profiles.machinery.host import Host
+from simulator.profiles.machinery.vllm.v1.worker.worker_base import WorkerWrapperBase
 from simulator.profiles.vllm_0_12.vllm.v1.worker.gpu_worker import Worker
 
 
@@ -13,7 +14,7 @@ class UniProcExecutor:
     """Call the worker."""
 
     def __init__(self, host: Host) -> None:
-        self.driver_worker = Worker(host)
+        self.driver_worker = WorkerWrapperBase(Worker(host))
 
     def collective_rpc(
         self, method: str, args: tuple[Any, ...] = (), non_block: bool = False

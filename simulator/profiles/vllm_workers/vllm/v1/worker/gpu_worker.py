@@ -12,7 +12,7 @@ class Worker:
     """Hold the model runner."""
 
     def __init__(self, host: Host) -> None:
-        self.model_runner = GPUModelRunner(host)
+        self.model_runner = GPUModelRunner(host, with_adapters=True)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Forward a batch."""
