@@ -87,7 +87,8 @@ class Workload:
 
         speculative_tokens: Draft tokens that this iteration verifies, among the scheduled ones.
 
-        lora_adapters: Different LoRA adapters in the batch.
+        lora_adapters: Different LoRA adapters in the batch; on vLLM it may be the number of the batch
+            before, where requests come or go.
     """
 
     requests: int | None = None

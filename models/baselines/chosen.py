@@ -46,11 +46,12 @@ class Chosen(Baseline):
         first, second = self._all
         if first is None or second is None:
             return self._used.expect(x)
-        both = (first.expect(x), second.expect(x))
-        if both[0] is None or both[1] is None:
+        padding, exact = first.expect(x), second.expect(x)
+        if padding is None or exact is None:
             return None
         # Known is what both know: whether five requests cost as much as eight is not clear yet.
-        visits = min(one.cell_visits for one in both if one is not None)
+        visits = min(padding.cell_visits, exact.cell_visits)
+        both = (padding, exact)
         return both[self._chosen]._replace(memo=both, cell_visits=visits)
 
     def learn(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.records import Alert, Batch
+from schemas.records import Alert, Batch, Norms
 from streams.analyze import Analysis
 from streams.config import StreamSettings
 from tests.streams.feed import ENGINE_ID, Feed, Listener
@@ -27,7 +27,7 @@ class Slow:
         self.listener.take([self.feed.engine()])
         self.listener.take(self.feed.batches(600))
 
-    def last(self, hours: float, factor: float) -> Iterator[Batch | Alert]:
+    def last(self, hours: float, factor: float) -> Iterator[Batch | Alert | Norms]:
         """Let a slowdown last."""
         until_ns = self.feed.now_ns + int(hours * 3.6e12)
         while self.feed.now_ns < until_ns:
