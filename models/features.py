@@ -5,6 +5,9 @@ from schemas.records import Workload
 Features = dict[str, float]
 """What a baseline regresses on, by name; see `features_of`."""
 
+# No batch computes or reads more.
+MOST_TOKENS = 1_000_000_000
+
 
 def features_of(workload: Workload) -> Features | None:
     """Give the features of a workload, or None where too little of it is known.
@@ -22,7 +25,12 @@ def features_of(workload: Workload) -> Features | None:
     True
     """
     scheduled = workload.scheduled_tokens
-    if scheduled is None or scheduled <= 0:
+    if scheduled is None or not 0 < scheduled <= MOST_TOKENS:
+        return None
+    if max(workload.requests or 0, workload.kv_tokens or 0, workload.speculative_tokens or 0) > (
+        MOST_TOKENS
+    ):
+        # Garbage, read in the middle of a change.
         return None
     requests = workload.requests
     drafts = workload.speculative_tokens or 0

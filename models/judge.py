@@ -37,6 +37,9 @@ DOUBT_HOLDS = 5.0
 LEARNABLE_SURPRISE = 5.0
 # An alarm that began on known ground keeps unknown ground from being learnt for so many batches.
 HOLD_BATCHES = 500
+# So much (ln) may batches become slower bit by bit before it is taken for a fault.
+MOST_CREEP = 0.05
+CREEP_EVERY = 16
 # The end of an alarm that lasted so many batches is the end of all suspicion; one that was shorter
 # may have been one of many spikes.
 LASTING = 20
@@ -51,6 +54,8 @@ MOST_DOUBLED = 5
 HOLD_SUSPECTS = 64
 # The interval holds all but so many healthy batches, on either side.
 OUTSIDE = 0.005
+# It is never wider than ten times the expected duration.
+MOST_WIDTH = math.log(10)
 # After a pause like this a half-built suspicion is stale.
 IDLE_NS = 5_000_000_000
 # An unfinished batch is a stall when it has run so many times its expected time, and so long.
@@ -60,6 +65,7 @@ WEEK_MS = 7 * 24 * 3600 * 1000.0
 # How quickly the pace of an engine is followed.
 PACE_GAIN = 0.001
 PACE_EVERY = 64
+MOST_PACE_MS = 60_000.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,6 +161,7 @@ class Judge:
         self._doubt = 0.0
         self._last_end_ns = 0
         self._settling = 0
+        self._settled_at = 0
         self.judged = 0
 
     def judge(self, workload: Workload, observed_ms: float, end_ns: int) -> Judgement:
@@ -172,6 +179,7 @@ class Judge:
             return Judgement(verdict="unknown", reason="workload not read")
         if not observed_ms > 0:
             return Judgement(verdict="unknown", reason="no duration")
+        since_ms = (end_ns - self._last_end_ns) / 1e6
         self._rest_if_idle(observed_ms, end_ns)
         if self._settling > 0:
             self._settling -= 1
@@ -180,8 +188,11 @@ class Judge:
                 reason=f"settling after a restart: {self._settling} batches to go",
             )
         self.judged += 1
-        self._follow_pace(observed_ms)
+        # Intervals come as often as they come, whatever the batches in them took.
+        self._follow_pace(since_ms if observed_ms < since_ms < MOST_PACE_MS else observed_ms)
         log_ms = math.log(observed_ms) - self._offset
+        if self.judged % CREEP_EVERY == 0:
+            self._look_for_creep()
         expected = self._baseline.expect(features)
         if expected is None:
             self._baseline.learn(features, None, log_ms)
@@ -199,10 +210,14 @@ class Judge:
     def settle(self) -> None:
         """The engine's process is a new one: its first batches are neither judged nor learnt.
 
-        A judge that is still learning goes on as it was.
+        A judge that is still learning goes on as it was, and so does one whose engine was restarted
+        only just before: an engine that crashes again and again is to be judged.
         """
-        if self.judged > self._warm_batches:
-            self._settling = SETTLING_BATCHES
+        settled = self.judged - self._settled_at
+        if self.judged > self._warm_batches and settled >= SETTLING_BATCHES:
+            # Intervals are few, and each holds many batches.
+            self._settling = min(SETTLING_BATCHES, self._warm_batches // 4)
+            self._settled_at = self.judged
 
     def predict(self, workload: Workload) -> float | None:
         """Give the expected duration in ms; None where nothing can be said. Nothing is learnt."""
@@ -239,7 +254,7 @@ class Judge:
         Returns:
             The factor by which batches are now expected to take longer; None without an alarm.
         """
-        shift = self._detectors[self._alarm].shift if self._alarm else 0.0
+        shift = self._shift()
         if not shift:
             return None
         self._offset += shift
@@ -253,9 +268,7 @@ class Judge:
         """
         self._offset += math.log(factor)
         if factor < 1:
-            self._rest()
-            self._detectors[DETECTORS[0]].presume(-math.log(factor))
-            self._alarm, self._alarm_known = DETECTORS[0], True
+            self._raise(-math.log(factor))
 
     def norms(self, most: int) -> tuple[Norm, ...]:
         """Give what batches cost here, those most visited first.
@@ -315,6 +328,7 @@ class Judge:
             "doubt": self._doubt,
             "last_end_ns": self._last_end_ns,
             "settling": self._settling,
+            "settled_at": self._settled_at,
             "baseline": {"name": BASELINE, "state": self._baseline.to_state()},
             "residuals": self._residuals.to_state(),
             "suspects": [one.to_state() for one in self._suspects],
@@ -341,6 +355,7 @@ class Judge:
         judge._offset, judge._pace_ms = state["offset"], state["pace_ms"]
         judge._spacing, judge._doubt = state["spacing"], state["doubt"]
         judge._last_end_ns, judge._settling = state["last_end_ns"], state["settling"]
+        judge._settled_at = state["settled_at"]
         judge._baseline = load_baseline(state["baseline"]["name"])
         judge._baseline.restore(state["baseline"]["state"])
         judge._residuals.restore(state["residuals"])
@@ -349,6 +364,17 @@ class Judge:
             if name in state["detectors"]:
                 detector.restore(state["detectors"][name])
         return judge
+
+    def _look_for_creep(self) -> None:
+        """Take a slowdown that was learnt bit by bit back, and for what it is."""
+        if self._baseline.drift < MOST_CREEP or self._alarm or self.judged <= self._warm_batches:
+            return
+        self._raise(self._baseline.roll_back())
+
+    def _raise(self, shift: float) -> None:
+        self._rest()
+        self._detectors[DETECTORS[0]].presume(shift)
+        self._alarm, self._alarm_known = DETECTORS[0], True
 
     def _rest_if_idle(self, observed_ms: float, end_ns: int) -> None:
         idle_ns = end_ns - self._last_end_ns - int(observed_ms * 1e6)
@@ -364,6 +390,9 @@ class Judge:
         for detector in self._detectors.values():
             detector.rest()
 
+    def _shift(self) -> float:
+        return self._detectors[self._alarm].shift if self._alarm else 0.0
+
     def _batches_per_week(self) -> float:
         return WEEK_MS / self._pace_ms if self._pace_ms else 0.0
 
@@ -372,8 +401,9 @@ class Judge:
         weekly = max(self._batches_per_week(), 1.0)
         return max(math.log(len(DETECTORS) * weekly / self._budget), 1.0)
 
-    def _follow_pace(self, observed_ms: float) -> None:
-        self._pace_ms += max(PACE_GAIN, 1 / self.judged) * (observed_ms - self._pace_ms)
+    def _follow_pace(self, spacing_ms: float) -> None:
+        gain = PACE_GAIN if self.judged * PACE_GAIN > 1 else 1 / self.judged
+        self._pace_ms += gain * (spacing_ms - self._pace_ms)
         if self.judged % PACE_EVERY == 1:
             self._spacing = self._log_spacing()
 
@@ -381,12 +411,15 @@ class Judge:
         self._unknown_run = 0 if found.familiar else self._unknown_run + 1
         if self.judged <= self._warm_batches:
             return 0.0
-        evidence = Evidence(found.value, found.scale, found.surprise, found.mixed, found.novelty)
+        # The surprise is of what is new in it; whether a trouble goes on is seen of all of it.
+        evidence = Evidence(found.raw, found.scale, found.surprise, found.mixed, found.novelty)
         highest = doubt = 0.0
         alarms = []
         for name, detector in self._detectors.items():
             score = detector.score_one(evidence, self._spacing)
-            highest, doubt = max(highest, score), max(doubt, detector.doubt)
+            highest = score if score > highest else highest
+            own = detector.doubt
+            doubt = own if own > doubt else doubt
             if score >= 1:
                 alarms.append(name)
         self._doubt = doubt
@@ -429,6 +462,9 @@ class Judge:
         held = warm and (outlier or (found.known and self._doubt > DOUBT_HOLDS))
         if not held:
             believed = expected.log_ms + self._pulled(found)
+            if self._alarm_known:
+                # New ground in a trouble that began on known one: without what the trouble adds.
+                believed -= self._shift()
             self._baseline.learn(features, expected, believed, stable=warm)
         self._suspects.append(found)
         if not self._doubt:
@@ -465,7 +501,8 @@ class Judge:
     def _judgement(self, expected: Expectation, found: Residual) -> Judgement:
         factor = math.exp(self._offset)
         expected_ms = math.exp(expected.log_ms) * factor
-        spread = math.exp(found.scale * self._residuals.beyond(found, OUTSIDE))
+        width = found.scale * self._residuals.beyond(found, OUTSIDE)
+        spread = math.exp(min(width, MOST_WIDTH))
         terms_ms = self._baseline.terms_ms(expected)
         if self._offset:
             terms_ms["memory"] = terms_ms.get("memory", 0.0) + expected_ms * (1 - 1 / factor)

@@ -54,6 +54,8 @@ class Residual(NamedTuple):
 
         familiar: Whether batches of this size were seen often.
 
+        before: The residual of the batch with prefill just before, if there was one.
+
         bucket: Their size.
     """
 
@@ -64,6 +66,7 @@ class Residual(NamedTuple):
     mixed: bool
     novelty: int
     familiar: bool
+    before: float | None
     bucket: tuple[int, int]
 
     @property
@@ -101,15 +104,19 @@ class Residuals:
 
     def take(self, raw: float, features: Features, expected: Expectation) -> Residual:
         """Weigh the next batch's residual; it is not learnt yet."""
-        return self._weigh(raw, self._echo.take(raw, mixed=_mixed(features)), features, expected)
+        before = self._echo.take(raw, mixed=_mixed(features))
+        value = raw if before is None else raw - self._echo.share * before
+        return self._weigh(raw, value, before, features, expected)
 
     def look(self, raw: float, features: Features, expected: Expectation) -> Residual:
         """Weigh a residual of a batch that is not the next one."""
-        return self._weigh(raw, raw, features, expected)
+        return self._weigh(raw, raw, None, features, expected)
 
     def learn(self, one: Residual) -> None:
         """Learn a healthy batch's residual."""
         self._surprise_of(one.mixed, one.novelty).learn(one.value, one.z)
+        if one.before is not None:
+            self._echo.learn(one.before, one.raw)
         if one.novelty > 1:
             return
         size = abs(one.value)
@@ -122,7 +129,8 @@ class Residuals:
         entry[0] += 1
         # One wild batch does not make all that follow look tame.
         size = min(size, 4 * entry[1] + LEAST_SCALE)
-        entry[1] += max(BUCKET_GAIN, 1 / entry[0]) * (size - entry[1])
+        gain = BUCKET_GAIN if entry[0] * BUCKET_GAIN > 1 else 1 / entry[0]
+        entry[1] += gain * (size - entry[1])
 
     def beyond(self, one: Residual, probability: float) -> float:
         """Give the z that is exceeded with that probability by such batches."""
@@ -145,7 +153,12 @@ class Residuals:
         self._echo.restore(state["echo"])
 
     def _weigh(
-        self, raw: float, value: float, features: Features, expected: Expectation
+        self,
+        raw: float,
+        value: float,
+        before: float | None,
+        features: Features,
+        expected: Expectation,
     ) -> Residual:
         mixed = _mixed(features)
         visits = expected.bucket_visits
@@ -157,7 +170,7 @@ class Residuals:
         if novelty:
             beyond -= CELL_SLACK if familiar else self._bucket_slack()
         nats = surprise.of(beyond / scale)
-        return Residual(raw, value, scale, nats, mixed, novelty, familiar, expected.bucket)
+        return Residual(raw, value, scale, nats, mixed, novelty, familiar, before, expected.bucket)
 
     def _bucket_slack(self) -> float:
         # Who saw one size of batch only cannot tell what another costs.
@@ -194,19 +207,25 @@ class _Echo:
         self._product = 0.0
         self._square = 0.01
 
-    def take(self, raw: float, *, mixed: bool) -> float:
+    @property
+    def share(self) -> float:
+        """What part of a residual the one before foretells."""
+        return max(0.0, min(MOST_ECHO, self._product / max(self._square, 1e-6)))
+
+    def take(self, raw: float, *, mixed: bool) -> float | None:
+        """Give the residual before this one, if it was with prefill and not long ago."""
         if not mixed:
             self._since += 1
-            return raw
-        value = raw
-        if self._since <= ECHO_BATCHES:
-            last, now = max(-1.0, min(1.0, self._last)), max(-1.0, min(1.0, raw))
-            self._product += ECHO_GAIN * (last * now - self._product)
-            self._square += ECHO_GAIN * (last * last - self._square)
-            share = max(0.0, min(MOST_ECHO, self._product / max(self._square, 1e-6)))
-            value = raw - share * self._last
+            return None
+        before = self._last if self._since <= ECHO_BATCHES else None
         self._last, self._since = raw, 0
-        return value
+        return before
+
+    def learn(self, before: float, now: float) -> None:
+        """Learn from two healthy batches: a fault foretells itself all too well."""
+        before, now = max(-1.0, min(1.0, before)), max(-1.0, min(1.0, now))
+        self._product += ECHO_GAIN * (before * now - self._product)
+        self._square += ECHO_GAIN * (before * before - self._square)
 
     def to_state(self) -> list[float]:
         return [self._last, self._since, self._product, self._square]

@@ -26,6 +26,7 @@ REFRESH, REFRESH_EARLY = 128, 8
 MOST_SEEN = 50_000
 # How quickly the scale is followed: 250 residuals move it by half at most.
 SCALE_GAIN = 0.004
+SETTLED = int(1.5 / SCALE_GAIN)
 # Normal consistency of the median of |residual|.
 MEDIAN_TO_SIGMA = 1.4826
 
@@ -79,7 +80,7 @@ class Surprise:
     def learn(self, residual: float, z: float) -> None:
         """Learn the residual of a healthy batch, in ln units and in those of its scale."""
         self._seen += 1
-        gain = max(SCALE_GAIN, 1.5 / (self._seen + 3))
+        gain = SCALE_GAIN if self._seen > SETTLED else 1.5 / (self._seen + 3)
         above = abs(residual) * MEDIAN_TO_SIGMA > math.exp(self._log_scale)
         self._log_scale += gain if above else -gain
         k = 0 if z <= FIRST else min(int(math.log(z / FIRST) / LOG_RATIO) + 1, BINS - 1)

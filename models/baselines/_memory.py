@@ -13,7 +13,13 @@ OWN_MIND = 30
 FORGETTING = 0.01
 # Cells of one engine; the one that was not visited for longest goes first, so that a workload
 # that comes to stay always finds room. Keeps the state below 64 KiB.
-MAX_CELLS = 600
+MAX_CELLS = 400
+MAX_BUCKETS = 150
+# What a place cost at first is known after so many visits, and then moves by so much with each.
+ANCHORED = 20
+ANCHOR_GAIN = 0.0005
+# How quickly the drift of all places is followed.
+DRIFT_GAIN = 0.005
 # The size in a key is the number of requests times this, plus what else is different.
 VARIANTS = 8
 
@@ -29,11 +35,19 @@ class Memory:
     are shrunk towards the layer above. Each holds what the backbone is off by in total, so that
     learning one cell leaves what is known of another alone.
 
+    Attributes:
+        most_cells: How many cells are kept.
+
+        drift: By how much places went up since they were learnt, in ln units, over the latest
+            batches: what follows batch by batch follows a slow fault as well.
+
     References:
         Efron and Morris, Stein's paradox in statistics, 1977 (the shrinkage).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_cells: int = MAX_CELLS) -> None:
+        self.most_cells = most_cells
+        self.drift = 0.0
         self._buckets: dict[Bucket, list[Any]] = {}
         self._cells: dict[Cell, list[Any]] = {}
 
@@ -71,12 +85,28 @@ class Memory:
         """Learn by how much the backbone was off."""
         bucket_key, cell_key = keys
         # Taken out and put back: the order of the dictionary is that of the last visits.
-        cell = self._cells.pop(cell_key, None) or [0, 0.0]
+        cell = self._cells.pop(cell_key, None) or [0, 0.0, 0.0]
         self._cells[cell_key] = cell
-        _add(self._buckets.setdefault(bucket_key, [0, 0.0]), off)
+        bucket = self._buckets.pop(bucket_key, None) or [0, 0.0]
+        self._buckets[bucket_key] = bucket
+        _add(bucket, off)
         _add(cell, off)
-        if len(self._cells) > MAX_CELLS:
+        # The anchor hardly moves any more after the first visits, where the mean follows.
+        cell[2] += (off - cell[2]) * (1 / cell[0] if cell[0] <= ANCHORED else ANCHOR_GAIN)
+        self.drift += DRIFT_GAIN * (cell[1] - cell[2] - self.drift)
+        if len(self._cells) > self.most_cells:
             del self._cells[next(iter(self._cells))]
+        if len(self._buckets) > MAX_BUCKETS:
+            del self._buckets[next(iter(self._buckets))]
+
+    def roll_back(self) -> float:
+        """Go back to what places were like in all the time; give what they had drifted by."""
+        drift, self.drift = self.drift, 0.0
+        for cell in self._cells.values():
+            cell[1] = cell[2]
+        for bucket in self._buckets.values():
+            bucket[1] -= drift
+        return drift
 
     def move(self, shift: Callable[[Cell], float]) -> None:
         """Add to each cell what the backbone no longer says there, and to buckets their mean."""
@@ -84,6 +114,7 @@ class Memory:
         for key, cell in self._cells.items():
             moved = shift(key)
             cell[1] += moved
+            cell[2] += moved
             sum_ = sums.setdefault(bucket_of(key), [0.0, 0.0])
             sum_[0] += cell[0]
             sum_[1] += cell[0] * moved
@@ -99,14 +130,17 @@ class Memory:
     def to_state(self) -> dict[str, Any]:
         """Give everything as plain data, in the order of the last visits."""
         return {
+            "most_cells": self.most_cells,
+            "drift": self.drift,
             "buckets": [[*key, *value] for key, value in self._buckets.items()],
             "cells": [[*key, *value] for key, value in self._cells.items()],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take it back."""
+        self.most_cells, self.drift = state["most_cells"], state["drift"]
         self._buckets = {(a, b): [n, mean] for a, b, n, mean in state["buckets"]}
-        self._cells = {(a, b, c): [n, mean] for a, b, c, n, mean in state["cells"]}
+        self._cells = {(a, b, c): [n, mean, anchor] for a, b, c, n, mean, anchor in state["cells"]}
 
 
 def cell_centre(cell: Cell, context_step_tokens: int) -> tuple[int, float, int]:

@@ -93,6 +93,15 @@ class Baseline(base.Regressor):
             stable: False while the engine is young: whatever is learnt may still be revised.
         """
 
+    @property
+    def drift(self) -> float:
+        """By how much what was learnt went up bit by bit since, in ln units; 0 where not known."""
+        return 0.0
+
+    def roll_back(self) -> float:
+        """Forget that drift: go back to what was learnt at first; give how much it was."""
+        return 0.0
+
     @abstractmethod
     def terms_ms(self, expected: Expectation) -> dict[str, float]:
         """Take an expectation apart into physical terms in ms that add up to it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
+from models.baselines._memory import MAX_CELLS
 from models.baselines.base import Baseline, Expectation, Place
 from models.baselines.physical import Physical
 from models.features import Features
@@ -19,6 +21,12 @@ MOST_ERROR = 0.5
 DECIDED = 2000
 
 
+class _Both(NamedTuple):
+    chosen: int
+    padding: Expectation
+    exact: Expectation
+
+
 class Chosen(Baseline):
     """Learn two physical baselines side by side, and use the one that predicts better.
 
@@ -31,7 +39,9 @@ class Chosen(Baseline):
     """
 
     def __init__(self) -> None:
-        self._all: list[Physical | None] = [Physical(pads=True), Physical(pads=False)]
+        self._all: list[Physical | None] = [
+            Physical(pads=pads, most_cells=MAX_CELLS // 2) for pads in (True, False)
+        ]
         self._errors = [0.0, 0.0]
         self._chosen = 0
         self.learnt = 0
@@ -51,8 +61,8 @@ class Chosen(Baseline):
             return None
         # Known is what both know: whether five requests cost as much as eight is not clear yet.
         visits = min(padding.cell_visits, exact.cell_visits)
-        both = (padding, exact)
-        return both[self._chosen]._replace(memo=both, cell_visits=visits)
+        found = exact if self._chosen else padding
+        return found._replace(memo=_Both(self._chosen, padding, exact), cell_visits=visits)
 
     def learn(
         self, x: Features, expected: Expectation | None, log_ms: float, *, stable: bool = True
@@ -63,7 +73,7 @@ class Chosen(Baseline):
         if first is None or second is None:
             self._used.learn(x, expected, log_ms, stable=stable)
             return
-        both = expected.memo if expected is not None else (None, None)
+        both = (None, None) if expected is None else (expected.memo.padding, expected.memo.exact)
         for place, (one, own) in enumerate(zip((first, second), both, strict=True)):
             if own is not None:
                 error = min(abs(log_ms - own.log_ms), MOST_ERROR)
@@ -72,12 +82,27 @@ class Chosen(Baseline):
         self._chosen = int(self._errors[1] < CLEARLY * self._errors[0])
         if self.learnt >= DECIDED:
             self._all[1 - self._chosen] = None
+            self._used.remember_all()
 
     def terms_ms(self, expected: Expectation) -> dict[str, float]:
         """Take an expectation apart into physical terms in ms that add up to it."""
-        if isinstance(expected.memo, tuple) and len(expected.memo) == 2:
-            expected = expected.memo[self._chosen]
-        return self._used.terms_ms(expected)
+        memo = expected.memo
+        if not isinstance(memo, _Both):
+            return self._used.terms_ms(expected)
+        # Learning the batch may have changed the choice.
+        one = self._all[memo.chosen]
+        if one is None:
+            return {"memory": math.exp(expected.log_ms)}
+        return one.terms_ms(memo.exact if memo.chosen else memo.padding)
+
+    @property
+    def drift(self) -> float:
+        """By how much places went up bit by bit since they were learnt."""
+        return self._used.drift
+
+    def roll_back(self) -> float:
+        """Go back to what places were like at first."""
+        return max((one.roll_back() for one in self._all if one is not None), default=0.0)
 
     def places(self) -> list[Place]:
         """Give what is remembered, place by place."""

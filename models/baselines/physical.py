@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from models.baselines._backbone import TERMS, Backbone, Terms
 from models.baselines._memory import (
+    MAX_CELLS,
     VARIANTS,
     Bucket,
     Cell,
@@ -52,6 +53,8 @@ class Physical(Baseline):
     Args:
         pads: Whether the engine is taken to pad batches to the sizes of its CUDA graphs.
 
+        most_cells: How many places of the workload are remembered.
+
     >>> from schemas.records import Workload
     >>> from models.features import features_of
     >>> baseline = Physical()
@@ -63,10 +66,10 @@ class Physical(Baseline):
     True
     """
 
-    def __init__(self, *, pads: bool = True) -> None:
+    def __init__(self, *, pads: bool = True, most_cells: int = MAX_CELLS) -> None:
         self._pads = pads
         self._backbone = Backbone()
-        self._memory = Memory()
+        self._memory = Memory(most_cells)
         self.learnt = 0
 
     def expect(self, x: Features) -> Expectation | None:
@@ -92,7 +95,17 @@ class Physical(Baseline):
             self._backbone.learn(memo.terms, log_ms, memo.log_backbone, hurry=visits < FAMILIAR)
             if self._backbone.weights is not before:
                 self._move(before)
-        self._memory.learn(memo.keys, log_ms - self._log_backbone(memo.terms))
+                memo = memo._replace(log_backbone=self._log_backbone(memo.terms))
+        self._memory.learn(memo.keys, log_ms - memo.log_backbone)
+
+    @property
+    def drift(self) -> float:
+        """By how much places went up bit by bit since they were learnt."""
+        return self._memory.drift
+
+    def roll_back(self) -> float:
+        """Go back to what places were like at first."""
+        return self._memory.roll_back()
 
     def terms_ms(self, expected: Expectation) -> dict[str, float]:
         """Take an expectation apart; ``memory`` is what experience adds to the physical terms."""
@@ -116,6 +129,10 @@ class Physical(Baseline):
             known_context = -1 if keys[1][1] < 0 else int(context)
             found.append(Place(requests, known_context, prefill, visits, math.exp(log_ms)))
         return found
+
+    def remember_all(self) -> None:
+        """Take as many places as there may be from now on."""
+        self._memory.most_cells = MAX_CELLS
 
     def to_state(self) -> dict[str, Any]:
         """Give everything learnt as plain data."""
@@ -147,17 +164,21 @@ class Physical(Baseline):
         size = padded(decode)
         if not self._pads and decode <= MOST_EXACT:
             size = decode
-        terms = (
-            1.0,
-            (size if self._pads else decode) / 100,
-            x.get("kv_tokens", 0.0) / 1e5,
-            prefill / 1000,
-            prefill * max(context, 0.0) / 1e6,
-            1.0 if prefill else 0.0,
-            x.get("speculative_tokens", 0.0) / 100,
-            x.get("lora_adapters", 0.0) / 10,
-        )
-        size = size * VARIANTS + _variant(x)
+        kv, batch = x.get("kv_tokens", 0.0) / 1e5, (size if self._pads else decode) / 100
+        terms: Terms = (1.0, batch, kv, 0.0, 0.0, 0.0, 0.0, 0.0)
+        size *= VARIANTS
+        if prefill or "speculative_tokens" in x or "lora_adapters" in x:
+            size += _variant(x)
+            terms = (
+                1.0,
+                batch,
+                kv,
+                prefill / 1000,
+                prefill * max(context, 0.0) / 1e6,
+                1.0 if prefill else 0.0,
+                x.get("speculative_tokens", 0.0) / 100,
+                x.get("lora_adapters", 0.0) / 10,
+            )
         step = -1 if context < 0 else int(context // CONTEXT_STEP_TOKENS)
         tokens = 0
         if prefill:

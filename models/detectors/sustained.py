@@ -15,8 +15,8 @@ SHIFT_GAIN = 0.05
 # one batch add or take. Three batches as fast as before end it where the noise is small.
 MOST_HELD = 9.0
 MOST_PER_BATCH = 3.0
-# Prefill strays more, and of unknown workloads little is known.
-MOST_PER_UNSURE_BATCH = 1.0
+# Prefill strays more, and of unknown workloads less is known.
+MOST_PER_MIXED_BATCH, MOST_PER_UNKNOWN_BATCH = 1.0, 2.0
 
 
 class Sustained(Detector):
@@ -43,7 +43,10 @@ class Sustained(Detector):
     @property
     def doubt(self) -> float:
         """The larger doubt of the two charts."""
-        return max(self._charts[False].doubt, self._charts[True].doubt)
+        decode, mixed = self._charts[False], self._charts[True]
+        if not decode.sum and not mixed.sum:
+            return 0.0
+        return max(decode.doubt, mixed.doubt)
 
     @property
     def shift(self) -> float:
@@ -100,8 +103,9 @@ class Sustained(Detector):
 
     def _while_alarm(self, evidence: Evidence) -> float:
         residual = min(evidence.residual, MOST_SHIFT)
-        sure = evidence.novelty == 0 and not evidence.mixed
-        most = MOST_PER_BATCH if sure else MOST_PER_UNSURE_BATCH
+        most = MOST_PER_BATCH if evidence.novelty == 0 else MOST_PER_UNKNOWN_BATCH
+        if evidence.mixed:
+            most = MOST_PER_MIXED_BATCH
         fit = (abs(residual) - abs(residual - self._shift)) / evidence.scale
         self._held = min(MOST_HELD, self._held + max(-most, min(most, fit)))
         self._shift = max(LEAST_SHIFT, self._shift + SHIFT_GAIN * (residual - self._shift))

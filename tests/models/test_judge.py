@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import pytest
 
 from models.judge import WARM_BATCHES, Judge
 from schemas.records import Workload
-from tests.models.synthetic import SyntheticEngine, cost_ms, decode, slow
+from tests.models.synthetic import SyntheticEngine, cost_ms, decode, mixed, slow
 
 
 @pytest.fixture
@@ -284,6 +285,86 @@ def test_norms_tell_what_batches_cost_here(engine: SyntheticEngine) -> None:
     for one in norms:
         cost = cost_ms(decode(one.requests, one.context_tokens))
         assert one.duration_ms == pytest.approx(cost, rel=0.05)
+
+
+class PrefillEngine(SyntheticEngine):
+    """An engine with chunked prefill under load: each batch computes some prompt."""
+
+    def workload(self, scale: int = 1) -> Workload:
+        return mixed(self._random.randint(32, 39) * scale, 400, 480)
+
+
+@pytest.mark.parametrize("factor", [1.15, 1.3, 2.0])
+def test_an_engine_that_always_prefills_is_not_blind(factor: float) -> None:
+    engine = PrefillEngine()
+    assert slow(engine.run(2000)) == []
+    assert len(slow(engine.run(1500, factor=factor))) > 1450
+    assert slow(engine.run(200)[20:]) == []
+
+
+@pytest.mark.parametrize("batches", [5000, 20_000])
+def test_a_fault_that_grows_slowly_is_not_learnt(batches: int) -> None:
+    engine = SyntheticEngine()
+    engine.run(3000)
+    for step in range(100):
+        engine.run(batches // 100, factor=1 + step / 200)
+    assert len(slow(engine.run(300, factor=1.5))) == 300
+
+
+def test_a_fault_is_not_learnt_because_the_workload_changes_in_the_middle() -> None:
+    engine = SyntheticEngine()
+    engine.run(3000)
+    engine.run(50, factor=1.5)
+    assert len(slow(engine.run(3000, factor=1.5, scale=4))) == 3000
+    assert slow(engine.run(300, scale=4)[10:]) == []
+
+
+def test_an_engine_that_crashes_again_and_again_is_judged(engine: SyntheticEngine) -> None:
+    found = []
+    for _ in range(20):
+        engine.judge.settle()
+        found += engine.run(40, factor=3)
+    assert len(slow(found)) > 400
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload(requests=2**60, scheduled_tokens=2**60),
+        Workload(requests=4, scheduled_tokens=4, kv_tokens=2**63),
+        Workload(requests=4, scheduled_tokens=4, speculative_tokens=2**61),
+    ],
+)
+def test_garbage_is_no_workload(engine: SyntheticEngine, workload: Workload) -> None:
+    assert engine.judge.judge(workload, 10.0, 2 * 10**18).verdict == "unknown"
+    json.dumps(engine.judge.to_state())
+
+
+def test_an_interval_stays_within_what_can_be_written() -> None:
+    engine = PrefillEngine()
+    for _ in range(300):
+        found = engine.run(9) + engine.run(1, factor=50)
+        assert all((one.high_ms or 0) <= 11 * (one.expected_ms or 0) for one in found)
+
+
+def test_a_rich_workload_leaves_the_state_small() -> None:
+    judge, random_, now_ns = Judge(), random.Random(2), 10**18
+    for number in range(4000):
+        requests, context = random_.randint(1, 512), random_.randint(10, 8000)
+        drafts, prefill = random_.choice([0, 0, requests]), random_.choice([0, 0, 700])
+        workload = Workload(
+            requests=requests,
+            scheduled_tokens=requests + drafts + prefill,
+            prefill_tokens=prefill,
+            decode_requests=requests,
+            kv_tokens=requests * context,
+            speculative_tokens=drafts,
+            lora_adapters=random_.randint(0, 5),
+        )
+        now_ns += 10**7
+        judge.judge(workload, cost_ms(workload) * random_.lognormvariate(0, 0.05), now_ns)
+        if number % 499 == 0:
+            assert len(json.dumps(judge.to_state(), separators=(",", ":"))) < 65_536
 
 
 def test_a_state_stays_below_64_kib_whatever_is_seen() -> None:
