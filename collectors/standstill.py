@@ -24,8 +24,9 @@ class Standing:
 class Standstill:
     """Put together what is seen of an engine's work: its iterations, and what waits meanwhile.
 
-    Times are of the system clock. Whoever sees something tells it here; the thread that reads the
-    core asks `is_due`, and any may ask `at`.
+    Times are of the system clock, which may be set back: what is known of a time far ahead is as
+    old as what is known of one long ago. Whoever sees something tells it here; the thread that
+    reads the core asks `is_due`, and any may ask `at`.
     """
 
     def __init__(self) -> None:
@@ -64,10 +65,10 @@ class Standstill:
         """So many requests run and wait, and no iteration began or ended since the last word."""
         self._running, self._waiting = running, waiting
         self._seen_ns = self._counted_ns = at_ns
-        is_open = at_ns - self._open_seen_ns < SECOND_NS
+        is_open = abs(at_ns - self._open_seen_ns) < SECOND_NS
         if not (running or waiting or is_open):
             self._since_ns = None
-        elif self._since_ns is None:
+        elif self._since_ns is None or self._since_ns > at_ns:
             self._since_ns = at_ns
 
     def forget(self) -> None:
@@ -85,17 +86,17 @@ class Standstill:
     def is_due(self, now_ns: int) -> bool:
         """Tell, once a second, that there is a standstill; the caller tells the world."""
         since_ns = self._since_ns
-        if since_ns is None or now_ns - since_ns < TELL_NS or now_ns - self._told_ns < TELL_NS:
+        if since_ns is None or now_ns - since_ns < TELL_NS:
             return False
-        if now_ns - self._seen_ns > FRESH_NS:
+        if abs(now_ns - self._told_ns) < TELL_NS or abs(now_ns - self._seen_ns) > FRESH_NS:
             return False
         self._told_ns = now_ns
         return True
 
     def at(self, now_ns: int) -> Standing:
         """Give what is known now; what has not been looked at for a while is unknown."""
-        is_counted = now_ns - self._counted_ns <= FRESH_NS
-        is_seen = now_ns - self._seen_ns <= FRESH_NS
+        is_counted = abs(now_ns - self._counted_ns) <= FRESH_NS
+        is_seen = abs(now_ns - self._seen_ns) <= FRESH_NS
         return Standing(
             running_requests=self._running if is_counted else None,
             waiting_requests=self._waiting if is_counted else None,

@@ -35,7 +35,7 @@ SUSPICION = 0.3
 # Long gaps that wait to be learnt, at most.
 MOST_HELD = 64
 # After so many batches without a value an alarm says nothing any more.
-MOST_BLIND_BATCHES = 1000
+MOST_BLIND_BATCHES = 20
 IDLE_NS = 5_000_000_000
 
 
@@ -100,7 +100,9 @@ class Surroundings:
         scale_ms = expected_ms or batch.duration_ns / 1e6
         self._add_phases(batch, scale_ms, suspect=suspect)
         self._blind = 0 if gap_ns is not None else self._blind + 1
-        if (idle and not self._bets.fired_by) or self._blind > MOST_BLIND_BATCHES:
+        # Where only metrics are read no gap will be known again.
+        blind = batch.source == "metrics" or self._blind > MOST_BLIND_BATCHES
+        if blind or (idle and not self._bets.fired_by):
             self._bets.rest()
         usual_ms = None
         if gap_ns is not None:

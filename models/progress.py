@@ -17,6 +17,8 @@ SAME_PROCESS_NS = 5_000_000_000
 OPEN_HALT_NS = 10_000_000_000
 # ... after its last word was no longer ago than this.
 OPEN_SEEN_NS = 2_000_000_000
+# A batch that ended so long after the agent's word is of a clock that was set back since.
+MOST_AHEAD_NS = 300_000_000_000
 GAIN = 0.02
 
 
@@ -83,19 +85,23 @@ class Progress:
         if abs(engine.process_start_ns - self.process_start_ns) > SAME_PROCESS_NS:
             self.restart()
             self.process_start_ns = engine.process_start_ns
+        if last_end_ns - engine.at_ns > MOST_AHEAD_NS:
+            last_end_ns = 0
         running, waiting = engine.running_requests or 0, engine.waiting_requests or 0
         stands_ns = engine.last_iteration_end_ns
         if running + waiting == 0 or stands_ns is None or last_end_ns > engine.at_ns:
             self.work_since_ns = None
             return None
         stands_ns = max(stands_ns, last_end_ns)
-        if self.work_since_ns is None or stands_ns != self.stands_since_ns:
+        since_ns = self.work_since_ns
+        if since_ns is None or since_ns > engine.at_ns or stands_ns != self.stands_since_ns:
             # It may have been idle until just now.
-            self.work_since_ns, self.stands_since_ns = engine.at_ns, stands_ns
-        if engine.at_ns - self.work_since_ns < self._limit_ns(engine.at_ns):
+            since_ns = self.work_since_ns = engine.at_ns
+            self.stands_since_ns = stands_ns
+        if engine.at_ns - since_ns < self._limit_ns(engine.at_ns):
             return None
         return Halt(
-            since_ns=self.work_since_ns,
+            since_ns=since_ns,
             at_ns=engine.at_ns,
             running=running,
             waiting=waiting,
@@ -106,7 +112,7 @@ class Progress:
         if self.finished < FIRST_BATCHES:
             return FIRST_HALT_NS
         limit_ns = max(LEAST_HALT_NS, HALT_RATIO * self.pace_ns)
-        runs = now_ns - self.open_seen_ns <= OPEN_SEEN_NS
+        runs = abs(now_ns - self.open_seen_ns) <= OPEN_SEEN_NS
         return max(limit_ns, OPEN_HALT_NS) if runs else limit_ns
 
     def to_state(self) -> dict[str, Any]:

@@ -151,12 +151,22 @@ class Incidents:
         A slowdown goes on until batches are fine, for its cause may well outlive the process.
         """
         incident = self._open
-        return self.close(now_ns) if incident is not None and incident.cause == STALL else []
+        stood = incident is not None and incident.cause == STALL
+        return self.close(now_ns, "runs as another process") if stood else []
 
-    def close(self, now_ns: int) -> list[Alert]:
-        """The engine ended: so does its incident."""
+    def close(self, now_ns: int, why: str = "ended") -> list[Alert]:
+        """The engine ended, or is another from now on: so ends its incident, and nothing is well.
+
+        Args:
+            now_ns: When that was.
+
+            why: What became of the engine.
+        """
         incident = self._open
-        return [] if incident is None else self._resolve(now_ns, end_ns=incident.end_ns(now_ns))
+        if incident is None:
+            return []
+        summary = f"{self._engine_id} {why}; until then {_slowness(incident)}"
+        return self._resolve(now_ns, end_ns=incident.end_ns(now_ns), summary=summary)
 
     def is_due(self, now_ns: int) -> bool:
         """Tell whether the slowdown lasts long and steadily enough to be the new normal."""
@@ -336,8 +346,7 @@ def _summary(engine_id: str, state: AlertState, incident: Incident, sentence: st
     requests = last["workload"].get("requests")
     load = "" if requests is None else f" for {requests} requests"
     if state == "resolved":
-        ratio = incident.ratio
-        return f"{engine_id} is back to normal; it was {ratio:.2f} times as slow as expected"
+        return f"{engine_id} is back to normal; {_slowness(incident)}"
     if incident.slow_start and incident.cause != STALL:
         return f"{engine_id} is {sentence}"
     if incident.cause == STALL and incident.halt not in ("", STILL_RUNS):
@@ -353,6 +362,10 @@ def _summary(engine_id: str, state: AlertState, incident: Incident, sentence: st
         f"{engine_id}: batches take {last['observed_ns'] / 1e6:.1f} ms where "
         f"{last['expected_ns'] / 1e6:.1f} ms is expected{load}: {sentence}"
     )
+
+
+def _slowness(incident: Incident) -> str:
+    return f"it was {incident.ratio:.2f} times as slow as expected"
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
+import orjson
 
 from models.judge import WARM_BATCHES, Calibration
 from models.peers import PeerLimits
@@ -46,6 +47,11 @@ READ_VERSIONS = (1, STATE_VERSION)
 # The start of a process is told by the system's clock, which may be stepped or slewed between two
 # agents that look at the same process.
 SAME_PROCESS_NS = 5_000_000_000
+
+# What begins so long before the last batch ended is no late message: the clock was set back.
+MOST_LATE_NS = 600_000_000_000
+# Analysis and shelf together, as far as the analysis itself leaves room.
+STATE_BYTES = 64 * 1024
 
 # Ends of intervals further apart than this say nothing of an engine's pace.
 MOST_PACE_NS = 60_000_000_000
@@ -90,6 +96,8 @@ class Analysis:
         self._process_start_ns = 0
         self._last_sequence = -1
         self._last_end_ns = 0
+        # End of the batch before the last one.
+        self._before_end_ns = 0
         self._last_source: Source | None = None
         # Batches given out while a rank was missing: their verdict goes into the amendment too.
         self._incomplete: OrderedDict[int, Batch] = OrderedDict()
@@ -103,8 +111,7 @@ class Analysis:
             return []
         results: list[Result] = []
         if not self._is_same_process(iteration.process_start_ns):
-            if iteration.begin_ns < self._last_end_ns:
-                # A late message of a process that was already followed by another.
+            if self._is_of_earlier_process(iteration):
                 return []
             if self._process_start_ns:
                 results += self._incidents.restarted(iteration.begin_ns)
@@ -113,7 +120,7 @@ class Analysis:
         self._process_start_ns = iteration.process_start_ns
         self._learnt.progress.process_start_ns = iteration.process_start_ns
         if iteration.sequence <= self._last_sequence and not self._timeline.awaits(iteration):
-            if iteration.begin_ns < self._last_end_ns:
+            if self._is_repeated(iteration):
                 # Kafka delivers at least once: after a restart some messages come again.
                 self.repeated += 1
                 return results
@@ -123,8 +130,10 @@ class Analysis:
             return [*results, *self._add_open(iteration)]
         for batch in self._timeline.add(iteration):
             results += self._add_batch(batch)
-            self._last_sequence = max(self._last_sequence, batch.sequence)
-            self._last_end_ns = max(self._last_end_ns, batch.end_ns)
+            if batch.sequence > self._last_sequence:
+                # Its end may be before the last one's: the clock was set back.
+                self._last_sequence = batch.sequence
+                self._before_end_ns, self._last_end_ns = self._last_end_ns, batch.end_ns
         return results
 
     def add_host(self, reading: HostReading) -> list[Alert]:
@@ -152,7 +161,7 @@ class Analysis:
                 return self._incidents.close(engine.at_ns)
             return []
         if self._know(engine):
-            return self._incidents.close(engine.at_ns)
+            return self._incidents.close(engine.at_ns, "runs in another setting")
         return self._look_for_halt(engine)
 
     def accept(self, at_ns: int) -> list[Alert]:
@@ -174,21 +183,23 @@ class Analysis:
         Batches that still wait for a rank are not part of it.
         """
         reading = self._timeline.newest_reading
-        return {
+        state = {
             "version": STATE_VERSION,
             "process_start_ns": self._process_start_ns,
             "last_sequence": self._last_sequence,
             "last_end_ns": self._last_end_ns,
+            "before_end_ns": self._before_end_ns,
             "last_source": self._last_source,
             "engine": asdict(self._engine) if self._engine is not None else None,
             "reading": asdict(reading) if reading is not None else None,
             "batches": self.batches,
             "change": self._change,
             "learnt": self._learnt.to_state(),
-            "regimes": self._regimes.to_state(),
             "evidence": self._evidence.to_state(),
             "incidents": self._incidents.to_state(),
         }
+        room_bytes = STATE_BYTES - len(orjson.dumps(state))
+        return state | {"regimes": self._regimes.to_state(room_bytes)}
 
     @classmethod
     def from_state(
@@ -222,6 +233,7 @@ class Analysis:
         self._process_start_ns = state["process_start_ns"]
         self._last_sequence = state["last_sequence"]
         self._last_end_ns = state["last_end_ns"]
+        self._before_end_ns = state.get("before_end_ns", self._last_end_ns)
         self._last_source = state.get("last_source")
         self.batches = state["batches"]
         self._change = state.get("change", "")
@@ -248,6 +260,22 @@ class Analysis:
 
     def _is_same_process(self, process_start_ns: int) -> bool:
         return abs(process_start_ns - self._process_start_ns) <= SAME_PROCESS_NS
+
+    def _is_of_earlier_process(self, iteration: Iteration) -> bool:
+        """Tell a late message of a process that was already followed by another."""
+        late_ns = self._last_end_ns - iteration.begin_ns
+        is_older = iteration.process_start_ns < self._process_start_ns
+        return is_older and 0 < late_ns < MOST_LATE_NS
+
+    def _is_repeated(self, iteration: Iteration) -> bool:
+        """Tell a batch that was there before from one of an agent that counts anew.
+
+        The last batch alone may have been stamped by a clock that was set back since.
+        """
+        if iteration.begin_ns >= self._last_end_ns:
+            return False
+        is_last = iteration.sequence == self._last_sequence
+        return is_last or iteration.begin_ns < self._before_end_ns
 
     def _know(self, engine: Engine) -> bool:
         """Take in the inventory; tell whether it is of another setting than was learnt."""
@@ -352,7 +380,7 @@ class Analysis:
             spacing_ns = batch.end_ns - self._last_end_ns
         same = batch.source == self._last_source
         self._last_source = batch.source
-        if batch.source != "metrics" or (same and spacing_ns < MOST_PACE_NS):
+        if batch.source != "metrics" or (same and 0 < spacing_ns < MOST_PACE_NS):
             self._learnt.progress.add(spacing_ns)
 
     def _adopt(self, kind: Kind, at_ns: int) -> tuple[str, list[Alert]]:

@@ -27,10 +27,11 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         changelog_replicas: Copies of the topic that keeps the workers' state.
 
         false_incidents_per_week: How many false incidents of one engine in a week of work are put
-            up with; thresholds follow from it. Fewer of them means faults are seen later.
+            up with, 0.001 to 1000; thresholds follow from it. Fewer of them means faults are seen
+            later.
 
         adopt_after_hours: A slowdown that lasts so many hours, steadily, is taken as the new
-            normal; 0 for never.
+            normal; 0 for never, 8760 (a year) at most.
 
         least_peers: An engine that was slow from its first batch is called so when so many of its
             peers (same framework, version, model, accelerators, ranks and flags) agree.
@@ -42,8 +43,8 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fetch_wait_ms: Annotated[int, msgspec.Meta(ge=1)] = 100
     embedded: bool = False
     changelog_replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
-    false_incidents_per_week: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    adopt_after_hours: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    false_incidents_per_week: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] = 1.0
+    adopt_after_hours: Annotated[float, msgspec.Meta(ge=0, le=8760)] = 0.0
     least_peers: Annotated[int, msgspec.Meta(ge=1)] = 2
 
     def folder(self, role: str) -> Path:

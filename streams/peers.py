@@ -11,10 +11,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any, Literal
 
 from models.judge import Norm
-from models.peers import Comparison, PeerLimits, compare, is_peer
+from models.peers import DAY_NS, Comparison, PeerLimits, compare, is_peer
 from models.roofline import SURE_TIMES, SUSPICIOUS_TIMES, USUAL_TIMES, roofline_of
 from schemas.records import Engine, NormCell, Norms, PeerCell, Source
 
@@ -29,6 +30,8 @@ YOUNG_BATCHES = 10_000
 CELLS = 64
 # Peers kept of each kind: their median needs no more, and a fleet may have thousands.
 PEERS_OF_A_KIND = 32
+# Engines that are gone are looked for each time so many norms came.
+LOOK_FOR_OLD = 100
 # Of the peers named in a sentence.
 NAMED = 3
 
@@ -81,6 +84,8 @@ class Peers:
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, Norms]] = {}
         self._kind_of: dict[str, str] = {}
+        # Since old ones were looked for.
+        self._added = 0
 
     def add(self, norms: Norms) -> None:
         """Take in what an engine says of itself; the newest of it counts."""
@@ -93,10 +98,27 @@ class Peers:
         self._kind_of[norms.engine_id] = norms.kind
         if len(engines) > PEERS_OF_A_KIND:
             self._forget(min(engines, key=lambda engine_id: engines[engine_id].at_ns))
+        self._added += 1
+        if self._added >= LOOK_FOR_OLD:
+            self._added = 0
+            self._forget_old()
 
     def of(self, kind: str | None) -> Mapping[str, Norms]:
         """Give the norms of the engines of a kind, the one asking included, by engine id."""
         return self._kinds.get(kind or "", {})
+
+    def _forget_old(self) -> None:
+        """Forget engines that are gone, as nobody compares with them any more."""
+        told_ns = {
+            engine_id: one.at_ns
+            for engines in self._kinds.values()
+            for engine_id, one in engines.items()
+        }
+        # The newest one may be of a clock that is ahead; that of most is not.
+        usual_ns = median_low(told_ns.values())
+        for engine_id, at_ns in told_ns.items():
+            if usual_ns - at_ns > DAY_NS:
+                self._forget(engine_id)
 
     def _forget(self, engine_id: str) -> None:
         kind = self._kind_of.pop(engine_id, None)

@@ -4,6 +4,9 @@ What a batch costs is decided by framework, version, model, ranks, accelerators 
 one of them changes, what was learnt says nothing of the engine any more.
 """
 
+import zlib
+from base64 import b85decode, b85encode
+from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -12,10 +15,12 @@ import orjson
 
 from schemas.records import Engine
 
-# Settings of before that are kept, newest last, while their states together take no more than this.
+# Settings of before that are kept, newest last, while their states together take no more than this
+# when packed. A checkpoint has those for which there is room.
 MOST_SHELVED = 2
 SHELF_BYTES = 40 * 1024
-# The agent finds ranks and accelerators one by one: within a process there only come more.
+# The agent finds ranks and accelerators one by one: within a process there only come more, and the
+# first look at one may see fewer than there are.
 GROWING = ("ranks", "devices", "device_models")
 
 
@@ -78,13 +83,24 @@ class Regime:
         """Give what of it cannot change by the agent seeing more."""
         return replace(self, **dict.fromkeys(GROWING))
 
+    def is_less_of(self, other: "Regime") -> bool:
+        """Tell whether it may be the other one, of which the agent has not found all yet."""
+        if other.apart_from_growth().changes(self.apart_from_growth()):
+            return False
+        more = Counter(self.device_models or ()) - Counter(other.device_models or ())
+        counts = ((self.ranks, other.ranks), (self.devices, other.devices))
+        fewer = all(one is None or all_ is None or one <= all_ for one, all_ in counts)
+        return fewer and (other.device_models is None or not more)
+
 
 class Regimes:
     """The setting that an engine runs in, and what was learnt in those before."""
 
     def __init__(self) -> None:
         self._now: Regime | None = None
-        self._shelf: list[tuple[Regime, dict[str, Any]]] = []
+        # Of a new process, while it may be that not all of it is found yet.
+        self._doubtful: Regime | None = None
+        self._shelf: list[tuple[Regime, str]] = []
 
     def know(self, engine: Engine, *, same_process: bool) -> str:
         """Take in the inventory; say what changed, if it is another setting."""
@@ -92,10 +108,9 @@ class Regimes:
         if known is None:
             self._now = found
             return ""
-        if not same_process:
-            changes = known.changes(found)
-            self._now = found if changes else known.known_by(found)
-            return changes
+        doubtful, self._doubtful = self._doubtful, None
+        if not same_process or doubtful is not None:
+            return self._know_begun(known, found, doubtful if same_process else None)
         changes = known.apart_from_growth().changes(found.apart_from_growth())
         if changes:
             self._now = found
@@ -104,6 +119,16 @@ class Regimes:
         # A setting that was taken for another one until the agent had found all of it.
         grown = known.changes(self._now)
         return grown if grown and self._find(self._now) is not None else ""
+
+    def _know_begun(self, known: Regime, found: Regime, doubtful: Regime | None) -> str:
+        """Take in a new process; fewer ranks or devices count once a second look finds no more."""
+        changes = known.changes(found)
+        grows = doubtful is None or doubtful.grown_by(found) != doubtful
+        if changes and grows and found.is_less_of(known):
+            self._doubtful = found
+            return ""
+        self._now = found if changes else known.known_by(found)
+        return changes
 
     def swap(self, before: Regime | None, learnt: dict[str, Any] | None) -> dict[str, Any] | None:
         """Shelve what was learnt in the setting before; take down what fits the one of now.
@@ -117,28 +142,40 @@ class Regimes:
         place = self._find(self._now)
         taken = self._shelf.pop(place)[1] if place is not None else None
         if before is not None and learnt is not None:
-            self._shelf.append((before, learnt))
-        self._shelf = self._shelf[-MOST_SHELVED:]
-        while self._shelf and len(orjson.dumps([state for _, state in self._shelf])) > SHELF_BYTES:
-            del self._shelf[0]
-        return taken
+            self._shelf.append((before, _packed(learnt)))
+        self._shelf = self._that_fit(SHELF_BYTES)
+        return None if taken is None else _unpacked(taken)
 
     @property
     def now(self) -> Regime | None:
         """The setting that the engine runs in."""
         return self._now
 
-    def to_state(self) -> dict[str, Any]:
-        """Give everything as plain data."""
+    def to_state(self, room_bytes: int = SHELF_BYTES) -> dict[str, Any]:
+        """Give everything as plain data; of the shelf the newest for which there is room."""
         return {
             "now": asdict(self._now) if self._now is not None else None,
-            "shelf": [[asdict(regime), learnt] for regime, learnt in self._shelf],
+            "doubtful": asdict(self._doubtful) if self._doubtful is not None else None,
+            "shelf": [[asdict(one), learnt] for one, learnt in self._that_fit(room_bytes)],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take it back."""
         self._now = _regime(state["now"]) if state["now"] is not None else None
-        self._shelf = [(_regime(regime), learnt) for regime, learnt in state["shelf"]]
+        doubtful = state.get("doubtful")
+        self._doubtful = _regime(doubtful) if doubtful is not None else None
+        self._shelf = [
+            # Earlier versions did not pack them.
+            (_regime(regime), learnt if isinstance(learnt, str) else _packed(learnt))
+            for regime, learnt in state["shelf"]
+        ]
+
+    def _that_fit(self, room_bytes: int) -> list[tuple[Regime, str]]:
+        """Give the newest of the shelf that take no more than this."""
+        shelf = self._shelf[-MOST_SHELVED:]
+        while shelf and sum(len(packed) for _, packed in shelf) > room_bytes:
+            del shelf[0]
+        return shelf
 
     def _find(self, regime: Regime) -> int | None:
         places = range(len(self._shelf) - 1, -1, -1)
@@ -147,6 +184,15 @@ class Regimes:
 
 def _regime(state: dict[str, Any]) -> Regime:
     return msgspec.convert(state, Regime)
+
+
+def _packed(learnt: dict[str, Any]) -> str:
+    return b85encode(zlib.compress(orjson.dumps(learnt))).decode()
+
+
+def _unpacked(packed: str) -> dict[str, Any]:
+    learnt: dict[str, Any] = orjson.loads(zlib.decompress(b85decode(packed)))
+    return learnt
 
 
 def _said(value: object) -> str:

@@ -38,7 +38,9 @@ class Sustained(Detector):
     def __init__(self) -> None:
         self._charts = {False: Chart(0.7, 0.9), True: Chart(0.5, 0.25)}
         self._held = 0.0
-        self._shift = 0.0
+        # Of decode and of prefill: bursts of prompts would drown what decode tells so clearly.
+        self._shifts = [0.0, 0.0]
+        self._decodes = False
 
     @property
     def doubt(self) -> float:
@@ -51,7 +53,7 @@ class Sustained(Detector):
     @property
     def shift(self) -> float:
         """By how much an alarm's batches are slower than expected; 0 without one."""
-        return self._shift if self._held else 0.0
+        return self._shifts[not self._decodes] if self._held else 0.0
 
     def false_alarms(self, log_spacing: float) -> float:
         """Give the false alarms per batch of both charts."""
@@ -73,17 +75,18 @@ class Sustained(Detector):
         chart = self._charts[evidence.mixed]
         score = chart.add(evidence.surprise, log_spacing, known=evidence.novelty == 0)
         if score >= 1:
-            self._held = MOST_HELD
-            self._shift = max(evidence.residual, LEAST_SHIFT)
+            self.presume(evidence.residual)
+            self._decodes = not evidence.mixed
         return score
 
     def presume(self, shift: float) -> None:
         """Take an alarm for raised, by batches that are so much slower."""
-        self._held, self._shift = MOST_HELD, max(shift, LEAST_SHIFT)
+        self._held, self._decodes = MOST_HELD, True
+        self._shifts = [max(shift, LEAST_SHIFT)] * 2
 
     def rest(self) -> None:
         """Forget what has built up, not what the past was like."""
-        self._held = self._shift = 0.0
+        self._held, self._shifts = 0.0, [0.0, 0.0]
         for chart in self._charts.values():
             chart.rest()
 
@@ -91,13 +94,15 @@ class Sustained(Detector):
         """Give the charts and the alarm."""
         return {
             "held": self._held,
-            "shift": self._shift,
+            "shifts": list(self._shifts),
+            "decodes": self._decodes,
             "charts": [self._charts[mixed].to_state() for mixed in (False, True)],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take them back."""
-        self._held, self._shift = state["held"], state["shift"]
+        self._held, self._shifts = state["held"], list(state["shifts"])
+        self._decodes = state["decodes"]
         for mixed in (False, True):
             self._charts[mixed].restore(state["charts"][mixed])
 
@@ -106,9 +111,11 @@ class Sustained(Detector):
         most = MOST_PER_BATCH if evidence.novelty == 0 else MOST_PER_UNKNOWN_BATCH
         if evidence.mixed:
             most = MOST_PER_MIXED_BATCH
-        fit = (abs(residual) - abs(residual - self._shift)) / evidence.scale
+        shift = self._shifts[evidence.mixed]
+        fit = (abs(residual) - abs(residual - shift)) / evidence.scale
         self._held = min(MOST_HELD, self._held + max(-most, min(most, fit)))
-        self._shift = max(LEAST_SHIFT, self._shift + SHIFT_GAIN * (residual - self._shift))
+        self._shifts[evidence.mixed] = max(LEAST_SHIFT, shift + SHIFT_GAIN * (residual - shift))
+        self._decodes = self._decodes or not evidence.mixed
         if self._held > 0:
             return 1.0
         self.rest()

@@ -136,6 +136,24 @@ def test_what_was_seen_long_ago_is_not_told_again(engine: Standstill) -> None:
     assert max(due_at(engine, moments)) <= NOW + MS + FRESH_NS
 
 
+@pytest.mark.parametrize("ahead_ns", [5 * SECOND_NS, 3600 * SECOND_NS])
+def test_a_clock_that_is_set_back_delays_no_word(engine: Standstill, ahead_ns: int) -> None:
+    for at in range(NOW + ahead_ns, NOW + ahead_ns + 3 * SECOND_NS, SECOND_NS // 4):
+        engine.holds(at, 2, 0)
+        engine.is_due(at)
+    told = []
+    for at in range(NOW, NOW + 3 * SECOND_NS, SECOND_NS // 4):
+        engine.holds(at, 2, 0)
+        told += [at] * engine.is_due(at)
+    assert [(at - NOW) / SECOND_NS for at in told] == [1, 2]
+
+
+def test_what_was_seen_by_a_clock_that_was_ahead_is_not_fresh(engine: Standstill) -> None:
+    engine.holds(NOW + 3600 * SECOND_NS, 2, 0)
+    now = engine.at(NOW)
+    assert (now.running_requests, now.still_since_ns) == (None, None)
+
+
 def test_once_nobody_looks_nothing_is_known_but_the_last_end(engine: Standstill) -> None:
     engine.holds(NOW + MS, 2, 0)
     engine.forget()

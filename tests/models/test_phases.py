@@ -196,6 +196,18 @@ def test_an_alarm_does_not_stand_where_no_gap_is_known_any_more(run: Run) -> Non
     assert around.score == 0
 
 
+def test_an_alarm_ends_at_once_where_only_metrics_are_read(run: Run) -> None:
+    assert run.go(200, 25.0).score >= 1
+    around = run.judge(replace(run.batch(), source="metrics"))
+    assert (around.score, around.slow_parts) == (0, ())
+
+
+def test_a_few_batches_without_a_known_gap_do_not_end_an_alarm(run: Run) -> None:
+    assert run.go(200, 25.0).score >= 1
+    blind = [run.judge(replace(run.batch(), missed=1)) for _ in range(MOST_BLIND_BATCHES)]
+    assert blind[-1].score >= 1
+
+
 def test_nothing_is_judged_before_enough_is_known() -> None:
     run = Run()
     for number in range(WARM_VALUES):

@@ -89,6 +89,22 @@ def test_an_inventory_that_comes_late_is_no_halt(progress: Progress) -> None:
     assert [progress.look(late, BEGIN_NS + 90 * SECOND_NS) for _ in range(3)] == [None] * 3
 
 
+def test_a_batch_stamped_by_a_clock_that_was_ahead_hides_no_halt(progress: Progress) -> None:
+    ahead_ns = BEGIN_NS + 3600 * SECOND_NS
+    found = [
+        progress.look(replace(STANDS, at_ns=BEGIN_NS + one * SECOND_NS), ahead_ns)
+        for one in range(3)
+    ]
+    assert [halt is not None for halt in found] == [False, False, True]
+
+
+def test_a_clock_that_is_set_back_while_it_stands_still_hides_no_halt(progress: Progress) -> None:
+    looks(progress, range(3600, 3602))
+    progress.open_seen_ns = BEGIN_NS + 3600 * SECOND_NS
+    found = looks(progress, range(3))
+    assert [halt is not None for halt in found] == [False, False, True]
+
+
 def test_batches_that_are_still_on_their_way_are_no_halt(progress: Progress) -> None:
     """Inventory and iterations come by different topics: the agent's own word counts."""
     for second in range(60):

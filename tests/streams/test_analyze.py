@@ -203,6 +203,7 @@ def test_an_engine_that_is_gone_has_no_incident(feed: Feed, listener: Listener) 
     listener.take(feed.batches(100, factor=1.6))
     listener.take([feed.engine(state="gone")])
     assert listener.states[-1] == "resolved"
+    assert f"{ENGINE_ID} ended; until then it was 1." in listener.alerts[-1].summary
     assert listener.take([feed.engine(state="gone")]) == []
 
 
@@ -235,6 +236,33 @@ def test_an_agent_that_counts_anew_on_the_same_process_is_heard(
     assert len(listener.take(feed.batches(50))) == 50
     assert listener.analysis.repeated == 0
     assert {batch.revision for batch in listener.batches} == {0}
+
+
+def ahead(feed: Feed, seconds: float) -> list[Iteration]:
+    """Give a batch stamped by a clock that is ahead, and set the clock back."""
+    feed.pause(seconds)
+    batch = feed.batch()
+    feed.pause(-seconds)
+    return batch
+
+
+@pytest.mark.parametrize("seconds", [60, 3600])
+@pytest.mark.parametrize("then", ["goes on", "restarts", "counts anew"])
+def test_one_batch_stamped_in_the_future_silences_nothing(
+    feed: Feed, listener: Listener, seconds: float, then: str
+) -> None:
+    assert len(listener.take(ahead(feed, seconds))) == 1
+    if then != "goes on":
+        feed.sequence = 0
+    if then == "restarts":
+        feed.process_start_ns += 1_000_000_000_000
+    feed.pause(1)
+    got = [one for one in listener.take(feed.batches(40)) if isinstance(one, Batch)]
+    assert len(got) == 40
+    # Afterwards all is as ever: what comes again is known as such.
+    again = list(feed.batches(5))
+    listener.take(again)
+    assert listener.take([one for one in again if isinstance(one, Iteration)]) == []
 
 
 def test_what_is_delivered_again_is_ignored(feed: Feed, listener: Listener) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -75,6 +76,7 @@ def test_another_setting_is_learnt_anew_and_every_batch_says_so(
 ) -> None:
     caplog.set_level("INFO")
     deployed.restart(**changes)
+    deployed.inventory(**changes)
     batches = deployed.batches(WARM_BATCHES, factor=2.0)
     assert {batch.verdict for batch in batches} == {"unknown"}
     assert {(batch.reason or "").partition(";")[0] for batch in batches} == {
@@ -179,6 +181,47 @@ def test_another_setting_ends_the_incident_of_the_one_before(deployed: Deployed)
     deployed.batches(100, factor=1.6)
     deployed.restart(model="other")
     assert deployed.listener.states[-1] == "resolved"
+    assert "runs in another setting" in deployed.listener.alerts[-1].summary
+
+
+FEWER: list[dict[str, object]] = [
+    {"ranks": 1},
+    {"device_ids": ("a",), "device_models": ("H100",)},
+    {"ranks": 1, "device_ids": (), "device_models": ()},
+]
+
+
+@pytest.mark.parametrize("fewer", FEWER, ids=str)
+def test_a_first_look_that_finds_less_of_a_new_process_shelves_nothing(
+    deployed: Deployed, fewer: dict[str, object]
+) -> None:
+    deployed.restart(**fewer)
+    deployed.batches(20)
+    deployed.inventory()
+    batches = deployed.batches(SETTLING_BATCHES + 50)
+    assert {batch.verdict for batch in batches[SETTLING_BATCHES:]} == {"normal"}
+    assert not any("known from" in (batch.reason or "") for batch in batches)
+    assert deployed.listener.analysis.to_state()["regimes"]["shelf"] == []
+
+
+def test_what_grows_look_by_look_is_waited_for() -> None:
+    regimes = Regimes()
+    whole = KNOWN | {"ranks": 4}
+    regimes.know(inventory(Feed(), **whole), same_process=False)
+    first = True
+    for ranks in (1, 2, 3, 4):
+        now = inventory(Feed(), **(whole | {"ranks": ranks}))
+        assert regimes.know(now, same_process=not first) == ""
+        first = False
+        regimes.restore(json.loads(json.dumps(regimes.to_state())))
+    assert regimes.know(now, same_process=True) == ""
+
+
+def test_fewer_devices_of_another_model_are_another_setting_at_once() -> None:
+    regimes = Regimes()
+    regimes.know(inventory(Feed(), **KNOWN), same_process=False)
+    other = inventory(Feed(), **(KNOWN | {"device_ids": ("a",), "device_models": ("A100",)}))
+    assert regimes.know(other, same_process=False).startswith("devices 2 -> 1")
 
 
 def test_the_inventory_of_an_engine_that_is_gone_is_no_other_setting(deployed: Deployed) -> None:
@@ -198,7 +241,7 @@ def test_it_goes_on_exactly_from_its_state_with_what_is_shelved(deployed: Deploy
     assert other.analysis.to_state() == deployed.listener.analysis.to_state()
 
 
-@pytest.mark.parametrize(("size", "kept"), [(1_000, 2), (SHELF_BYTES // 2 + 1_000, 1)])
+@pytest.mark.parametrize(("size", "kept"), [(1_000, 2), (SHELF_BYTES, 1), (2 * SHELF_BYTES, 0)])
 def test_what_is_shelved_stays_small(
     feed_of: Callable[[str], Engine], size: int, kept: int
 ) -> None:
@@ -207,10 +250,27 @@ def test_what_is_shelved_stays_small(
     for number in range(1, 6):
         before = regimes.now
         assert regimes.know(feed_of(str(number)), same_process=False)
-        assert regimes.swap(before, {"much": "x" * size}) is None
+        # Half of it is left when it is packed.
+        assert (
+            regimes.swap(before, {"much": random.Random(number).randbytes(size // 2).hex()}) is None
+        )
     state = regimes.to_state()
-    assert [regime["version"] for regime, _ in state["shelf"]] == ["3", "4"][-kept:]
+    assert [regime["version"] for regime, _ in state["shelf"]] == ["3", "4"][2 - kept :]
     assert len(json.dumps(state)) < SHELF_BYTES + 2_000
+    assert regimes.to_state(room_bytes=-1)["shelf"] == []
+
+
+def test_the_shelf_of_an_earlier_version_is_read(feed_of: Callable[[str], Engine]) -> None:
+    regimes, other = Regimes(), Regimes()
+    regimes.know(feed_of("1"), same_process=False)
+    assert regimes.know(feed_of("2"), same_process=False)
+    assert regimes.swap(Regime.of(feed_of("1")), {"much": 1}) is None
+    state = regimes.to_state()
+    del state["doubtful"]
+    state["shelf"][0][1] = {"much": 1}
+    other.restore(json.loads(json.dumps(state)))
+    assert other.know(feed_of("1"), same_process=False)
+    assert other.swap(None, None) == {"much": 1}
 
 
 @pytest.fixture

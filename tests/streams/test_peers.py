@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from models.judge import Norm
-from models.peers import PeerLimits
+from models.peers import DAY_NS, PeerLimits
 from models.roofline import USUAL_TIMES
 from schemas.records import Engine, Norms
 from streams.peers import (
     CELLS,
     EARLY_PERIOD_BATCHES,
     FIRST_BATCHES,
+    LOOK_FOR_OLD,
     PEERS_OF_A_KIND,
     PERIOD_BATCHES,
     YOUNG_BATCHES,
@@ -380,6 +381,26 @@ class TestPeers:
             for number in order:
                 peers.add(self.norms(f"{number}", at_ns=number))
             assert set(peers.of("a")) == {f"{number}" for number in range(10, count)}
+
+    @pytest.mark.parametrize("newest_first", [False, True])
+    def test_engines_that_are_gone_do_not_pile_up(self, newest_first: bool) -> None:
+        """A new one each minute for a week, each of a kind of its own."""
+        peers = Peers()
+        minutes = range(7 * 24 * 60)
+        for minute in reversed(minutes) if newest_first else minutes:
+            peers.add(self.norms(f"{minute}", minute * DAY_NS // (24 * 60), kind=f"{minute}"))
+        kept = [minute for minute in minutes if peers.of(f"{minute}")]
+        assert len(kept) < 4 * 24 * 60
+        # Those of the last day are all there.
+        assert kept[-24 * 60 :] == list(minutes[-24 * 60 :])
+
+    def test_one_clock_that_is_ahead_costs_the_others_nothing(self) -> None:
+        peers = Peers()
+        for number in range(5):
+            peers.add(self.norms(f"{number}"))
+        for _ in range(2 * LOOK_FOR_OLD):
+            peers.add(self.norms("ahead", 9 * DAY_NS))
+        assert len(peers.of("a")) == 6
 
     def test_a_kind_that_nobody_is_of_is_empty(self) -> None:
         assert (list(Peers().of("a")), list(Peers().of(None))) == ([], [])
