@@ -15,6 +15,8 @@ SHIFT_GAIN = 0.05
 # one batch add or take. Three batches as fast as before end it where the noise is small.
 MOST_HELD = 9.0
 MOST_PER_BATCH = 3.0
+# Halfway between the two stories the alarm stays: it ends below a third of the shift.
+KEEP = 2.0
 # Prefill strays more, and of unknown workloads less is known.
 MOST_PER_MIXED_BATCH, MOST_PER_UNKNOWN_BATCH = 1.0, 2.0
 
@@ -112,7 +114,7 @@ class Sustained(Detector):
         if evidence.mixed:
             most = MOST_PER_MIXED_BATCH
         shift = self._shifts[evidence.mixed]
-        fit = (abs(residual) - abs(residual - shift)) / evidence.scale
+        fit = (KEEP * abs(residual) - abs(residual - shift)) / (evidence.scale * (1 + KEEP) / 2)
         self._held = min(MOST_HELD, self._held + max(-most, min(most, fit)))
         self._shifts[evidence.mixed] = max(LEAST_SHIFT, shift + SHIFT_GAIN * (residual - shift))
         self._decodes = self._decodes or not evidence.mixed
