@@ -87,7 +87,7 @@ class Workload:
 
         speculative_tokens: Draft tokens that this iteration verifies, among the scheduled ones.
 
-        lora_adapters: Different LoRA adapters in the batch; on vLLM it may be the number of the batch
+        lora_adapters: Different LoRA adapters in the batch; on vLLM it may be that of the batch
             before, where requests come or go.
     """
 
