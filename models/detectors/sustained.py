@@ -15,8 +15,9 @@ SHIFT_GAIN = 0.05
 # one batch add or take. Three batches as fast as before end it where the noise is small.
 MOST_HELD = 9.0
 MOST_PER_BATCH = 3.0
-# Halfway between the two stories the alarm stays: it ends below a third of the shift.
-KEEP = 2.0
+# Halfway between the two stories the alarm stays: it ends below this share of the shift. Signed, so
+# that the noise of an engine alone cannot keep an alarm up.
+KEEP = 1 / 3
 # Prefill strays more, and of unknown workloads less is known.
 MOST_PER_MIXED_BATCH, MOST_PER_UNKNOWN_BATCH = 1.0, 2.0
 
@@ -114,7 +115,7 @@ class Sustained(Detector):
         if evidence.mixed:
             most = MOST_PER_MIXED_BATCH
         shift = self._shifts[evidence.mixed]
-        fit = (KEEP * abs(residual) - abs(residual - shift)) / (evidence.scale * (1 + KEEP) / 2)
+        fit = (min(residual, shift) - KEEP * shift) / evidence.scale
         self._held = min(MOST_HELD, self._held + max(-most, min(most, fit)))
         self._shifts[evidence.mixed] = max(LEAST_SHIFT, shift + SHIFT_GAIN * (residual - shift))
         self._decodes = self._decodes or not evidence.mixed
