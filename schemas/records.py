@@ -650,6 +650,11 @@ class Fault:
 
         host: Where; every engine on it may feel a fault of the host.
 
+        begin_ns: When all its steps were done.
+
+        onset_ns: When the first of them was begun: something may be felt from here on. None where
+            all begins at once.
+
         engine_ids: Engines that should feel it.
 
         intermittent: Only some of the batches meanwhile are hit, so single batches have no label.
@@ -677,6 +682,7 @@ class Fault:
     simulated: bool = False
     true_ratio: float | None = None
     error: str | None = None
+    onset_ns: int | None = None
     schema: Literal["fault.v1"] = "fault.v1"
 
 

@@ -70,7 +70,9 @@ def _real(console: Console, given: argparse.Namespace, names: Sequence[str]) -> 
             for name, reason in reasons.items():
                 table.add_row(name, reason)
             console.print(table)
-    _report(console, "real", score(read_recording(played.recording)), given.data)
+    found = score(read_recording(played.recording))
+    _report(console, "real", found, given.data)
+    _strays(console, played, found)
     return not played.failed
 
 
@@ -97,6 +99,28 @@ def _effects(console: Console, played: real.Played) -> None:
             str(one.iterations),
             str(one.compared),
             *("-" if ratio is None else f"x{ratio:.2f}" for ratio in ratios),
+        )
+    console.print(table)
+
+
+def _strays(console: Console, played: real.Played, found: Score) -> None:
+    """Show whether the machine was really slower when an incident fired that nobody injected."""
+    if not found.false:
+        return
+    table = Table(
+        title="Incidents that no fault explains, by the engine's own record", title_justify="left"
+    )
+    for name in ("after", "named", "said", "iterations really took"):
+        table.add_column(name)
+    for one in found.false:
+        incident = one.incident
+        end_ns = incident.end_ns or incident.begin_ns + real.QUIET_NS
+        true_ratio = real.true_ratio_of(played, incident.begin_ns, end_ns)
+        table.add_row(
+            f"{(incident.begin_ns - found.begin_ns) / 1e9:.0f} s",
+            incident.cause,
+            f"x{incident.ratio:.2f}",
+            "not known" if true_ratio is None else f"x{true_ratio:.2f}",
         )
     console.print(table)
 

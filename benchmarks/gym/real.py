@@ -297,16 +297,49 @@ def effects(played: Played) -> Iterator[Effect]:
         if fault.end_ns is None:
             continue
         if fault.kind == "fault":
-            quiet_ns = max(fault.begin_ns - QUIET_NS, earlier_end_ns + SETTLE_NS)
+            onset_ns = fault.begin_ns if fault.onset_ns is None else fault.onset_ns
+            quiet_ns = max(onset_ns - QUIET_NS, earlier_end_ns + SETTLE_NS)
             yield _effect(
                 fault,
-                quiet=_between(played, quiet_ns, fault.begin_ns),
+                quiet=_between(played, quiet_ns, onset_ns),
                 hit=_between(played, fault.begin_ns, fault.end_ns),
             )
         earlier_end_ns = fault.end_ns
 
 
+def true_ratio_of(played: Played, begin_ns: int, end_ns: int) -> float | None:
+    """Tell how many times as long iterations took in some time as in ten seconds before.
+
+    By the engine's own record: a machine may be slower for a while though nobody injected anything.
+    """
+    earlier = [fault.end_ns for fault in played.faults if (fault.end_ns or end_ns) <= begin_ns]
+    quiet_ns = max(begin_ns - QUIET_NS, *(SETTLE_NS + (one or 0) for one in earlier), 0)
+    quiet, hit = _between(played, quiet_ns, begin_ns), _between(played, begin_ns, end_ns)
+    pairs = _comparable(quiet, hit)
+    return _mean_ratio(pairs)
+
+
 def _effect(fault: Fault, quiet: Sequence[TruthIteration], hit: Sequence[TruthIteration]) -> Effect:
+    pairs = _comparable(quiet, hit)
+    ratios = [took / expected for took, expected in pairs]
+    return Effect(
+        fault=fault,
+        iterations=len(hit),
+        compared=len(pairs),
+        median_ratio=statistics.median(ratios) if ratios else None,
+        mean_ratio=_mean_ratio(pairs),
+        p99_ratio=percentile(ratios, 99) if ratios else None,
+    )
+
+
+def _mean_ratio(pairs: Sequence[tuple[int, float]]) -> float | None:
+    return sum(took for took, _ in pairs) / sum(usual for _, usual in pairs) if pairs else None
+
+
+def _comparable(
+    quiet: Sequence[TruthIteration], hit: Sequence[TruthIteration]
+) -> list[tuple[int, float]]:
+    """Give what iterations took, and what such work took on average before."""
     usual: dict[Work, list[int]] = defaultdict(list)
     for one in quiet:
         usual[_work(one)].append(one.duration_ns)
@@ -314,20 +347,8 @@ def _effect(fault: Fault, quiet: Sequence[TruthIteration], hit: Sequence[TruthIt
         work: statistics.fmean(took) for work, took in usual.items() if len(took) >= LEAST_BATCHES
     }
     pairs = [(one.duration_ns, usual_ns[_work(one)]) for one in hit if _work(one) in usual_ns]
-    if len(pairs) < LEAST_SHARE * len(hit):
-        # Nearly all of them had other work: the few are no measure of the rest.
-        pairs = []
-    ratios = [took / expected for took, expected in pairs]
-    return Effect(
-        fault=fault,
-        iterations=len(hit),
-        compared=len(pairs),
-        median_ratio=statistics.median(ratios) if ratios else None,
-        mean_ratio=sum(took for took, _ in pairs) / sum(usual for _, usual in pairs)
-        if pairs
-        else None,
-        p99_ratio=percentile(ratios, 99) if ratios else None,
-    )
+    # Where nearly all of them had other work the few are no measure of the rest.
+    return pairs if len(pairs) >= LEAST_SHARE * len(hit) else []
 
 
 def _work(one: TruthIteration) -> Work:

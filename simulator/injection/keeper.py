@@ -66,12 +66,15 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
         error: Why it ended early or could not be undone.
 
         workers: Processes of the injection.
+
+        onset_ns: When the first step was begun.
     """
 
     what: Literal["recovered", "begun", "ended"]
     at_ns: int
     error: str | None = None
     workers: tuple[int, ...] = ()
+    onset_ns: int | None = None
 
 
 class Stopped(Exception):
@@ -99,12 +102,14 @@ class Keeper:
         self.workers: list[subprocess.Popen[bytes]] = []
         self.handles: list[int] = []
         self.mail = Mail(plan.front_pid)
+        self._onset_ns = 0
 
     def run(self) -> int:
         """Do it, wait, undo it."""
         error: str | None = None
         try:
             self._enter()
+            self._onset_ns = time.time_ns()
             for step in self.plan.steps:
                 self._do(step)
             self._begin()
@@ -124,11 +129,11 @@ class Keeper:
     def _begin(self) -> None:
         at_ns = time.time_ns()
         # Before it is told: whoever undoes this must know that it was there.
-        truth = dataclasses.replace(self.plan.fault, begin_ns=at_ns)
+        truth = dataclasses.replace(self.plan.fault, begin_ns=at_ns, onset_ns=self._onset_ns)
         self.journal = msgspec.structs.replace(self.journal, truth=truth)
         self.journals.write(self.journal)
         pids = tuple(worker.pid for worker in self.workers)
-        say(Said(what="begun", at_ns=at_ns, workers=pids))
+        say(Said(what="begun", at_ns=at_ns, workers=pids, onset_ns=self._onset_ns))
 
     def _enter(self) -> None:
         """Undo what others left, and claim the settings."""

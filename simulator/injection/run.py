@@ -119,7 +119,7 @@ class Running:
         if said.what == "begun":
             self.begun = True
             self.workers = said.workers
-            self.fault = replace(self.fault, begin_ns=said.at_ns)
+            self.fault = replace(self.fault, begin_ns=said.at_ns, onset_ns=said.onset_ns)
             return
         self._ended(said)
         raise InjectionError(

@@ -28,8 +28,14 @@ class Episode:
 
     @property
     def begin_ns(self) -> int:
-        """When it began."""
+        """When it was there in full."""
         return self.fault.begin_ns
+
+    @property
+    def onset_ns(self) -> int:
+        """From when on something of it may be felt."""
+        onset_ns = self.fault.onset_ns
+        return self.begin_ns if onset_ns is None else min(onset_ns, self.begin_ns)
 
 
 @dataclass(frozen=True, slots=True)

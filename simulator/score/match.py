@@ -29,7 +29,9 @@ class Outcome:
     """What became of one fault on one engine.
 
     Attributes:
-        deadline_ns: Until when an incident counts as its answer.
+        onset_ns: From when on an incident counts as its answer.
+
+        deadline_ns: Until when one does.
 
         duplicates: Further incidents that fired before its end.
 
@@ -40,7 +42,8 @@ class Outcome:
 
         lag_ns: The same in time; where no batch ended before it fired (a stall), from the begin.
 
-        since_begin_ns: From the fault's begin to the batch that made it fire.
+        since_begin_ns: From the fault's begin to the batch that made it fire; 0 where that was
+            while the fault was still being made.
 
         delivery_ns: From that batch's end to the alert; None where no live worker told it.
 
@@ -52,6 +55,7 @@ class Outcome:
 
     fault: Fault
     engine_id: str
+    onset_ns: int
     begin_ns: int
     end_ns: int
     deadline_ns: int
@@ -167,6 +171,7 @@ def _outcome(
     return Outcome(
         fault=episode.fault,
         engine_id=engine_id,
+        onset_ns=episode.onset_ns,
         begin_ns=episode.begin_ns,
         end_ns=episode.end_ns,
         deadline_ns=deadline_of(episode, points, options),
@@ -217,7 +222,7 @@ def _assign(
         _answer(asked, incident)
     elif candidates:
         matching.unasked.append(incident)
-    elif any(one.begin_ns <= incident.begin_ns <= one.deadline_ns < fired_ns for one in outcomes):
+    elif any(one.onset_ns <= incident.begin_ns <= one.deadline_ns < fired_ns for one in outcomes):
         matching.late.append(incident)
     else:
         during = [
@@ -233,7 +238,7 @@ def _assign(
 
 def _candidates(outcomes: Sequence[Outcome], fired_ns: int) -> list[Outcome]:
     """Give the faults that act when an incident fires; else the last one without an answer."""
-    active = [one for one in outcomes if one.begin_ns <= fired_ns <= one.end_ns]
+    active = [one for one in outcomes if one.onset_ns <= fired_ns <= one.end_ns]
     if active:
         return active
     just_over = [
@@ -265,15 +270,15 @@ def _judge(
         _time(outcome, outcome.incident, points)
         if is_live and outcome.incident.told_ns is not None:
             outcome.delivery_ns = outcome.incident.told_ns - outcome.incident.fired_ns
-    elif any(one.is_open_at(outcome.begin_ns) for one in incidents) and outcome.scored:
+    elif any(one.is_open_at(outcome.onset_ns) for one in incidents) and outcome.scored:
         outcome.status = "covered"
 
 
 def _time(outcome: Outcome, incident: Incident, points: Sequence[Point]) -> None:
     first = bisect_right(points, outcome.begin_ns, key=lambda point: point.end_ns)
     firing = bisect_left(points, incident.fired_ns, key=lambda point: point.end_ns)
-    outcome.since_begin_ns = incident.fired_ns - outcome.begin_ns
+    outcome.since_begin_ns = max(incident.fired_ns - outcome.begin_ns, 0)
     outcome.lag_batches = max(firing - first, 0)
     ended = first < len(points) and points[first].end_ns <= incident.fired_ns
     reference_ns = points[first].end_ns if ended else outcome.begin_ns
-    outcome.lag_ns = incident.fired_ns - reference_ns
+    outcome.lag_ns = max(incident.fired_ns - reference_ns, 0)

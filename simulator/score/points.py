@@ -118,8 +118,8 @@ def label(
     """Say of each batch whether a fault made it slow.
 
     One that lies wholly inside a steady fault is slow, whatever else begins or ends there. One
-    within the guard time around a fault's begin or end, or within a fault that hits only some or
-    nobody knows which, has no label. All others are not slow.
+    while a fault is being made, within the guard time around its begin or end, or within a fault
+    that hits only some or nobody knows which, has no label. All others are not slow.
     """
     guard_ns = options.guard_ns
     labels = [HEALTHY] * len(points)
@@ -128,7 +128,7 @@ def label(
         for place in overlapping(points, episode.begin_ns, episode.end_ns, longest_ns):
             labels[place] = Label(slow=False, control=episode.fault.name)
     for episode in faults:
-        begin_ns, end_ns = episode.begin_ns - guard_ns, episode.end_ns + guard_ns
+        begin_ns, end_ns = episode.onset_ns - guard_ns, episode.end_ns + guard_ns
         is_steady = _slows_each_batch(episode, options)
         for place in overlapping(points, begin_ns, end_ns, longest_ns):
             inside = is_steady and _is_inside(points[place], episode, guard_ns)

@@ -154,7 +154,7 @@ def _healthy(observed: Observed, matching: Matching) -> dict[str, list[Span]]:
     """Give for each engine when it was watched and every incident would have been false."""
     holes: dict[str, list[Span]] = {}
     for one in matching.outcomes:
-        holes.setdefault(one.engine_id, []).append((one.begin_ns, one.over_ns))
+        holes.setdefault(one.engine_id, []).append((one.onset_ns, one.over_ns))
     return {
         engine_id: without(watched(points), holes.get(engine_id, ()))
         for engine_id, points in observed.points.items()

@@ -50,10 +50,13 @@ class SyntheticEngine:
         judge: The judge; a new one by default.
 
         seed: Of the workload and of the noise.
+
+        noise: Standard deviation of the durations, in ln units.
     """
 
-    def __init__(self, judge: Judge | None = None, seed: int = 1) -> None:
+    def __init__(self, judge: Judge | None = None, seed: int = 1, noise: float = NOISE) -> None:
         self.judge = judge or Judge()
+        self._noise = noise
         self._random = random.Random(seed)
         self._now_ns = 10**18
 
@@ -68,7 +71,7 @@ class SyntheticEngine:
 
     def twin(self, judge: Judge) -> SyntheticEngine:
         """Give an engine that will run the very same batches before another judge."""
-        twin = SyntheticEngine(judge)
+        twin = SyntheticEngine(judge, noise=self._noise)
         twin._random, twin._now_ns = copy.deepcopy(self._random), self._now_ns
         return twin
 
@@ -79,7 +82,7 @@ class SyntheticEngine:
     def _run(self, batches: int, factor: float, scale: int) -> Iterator[Judgement]:
         for _ in range(batches):
             workload = self.workload(scale)
-            observed_ms = cost_ms(workload) * factor * self._random.lognormvariate(0, NOISE)
+            observed_ms = cost_ms(workload) * factor * self._random.lognormvariate(0, self._noise)
             self._now_ns += int(observed_ms * 1e6)
             yield self.judge.judge(workload, observed_ms, self._now_ns)
 

@@ -87,6 +87,17 @@ def test_recovery_is_seen_within_five_batches(engine: SyntheticEngine, slow_batc
     assert slow(engine.run(200)[5:]) == []
 
 
+@pytest.mark.parametrize("noise", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("factor", [1.3, 3.0])
+def test_noise_alone_keeps_no_alarm_up(noise: float, factor: float) -> None:
+    engine = SyntheticEngine(noise=noise)
+    engine.run(2000)
+    assert len(slow(engine.run(500, factor=factor)[-200:])) == 200
+    # Single batches may stray; what must end is the alarm.
+    after = [(one.score or 0) >= 1 for one in engine.run(500)]
+    assert not any(after[40:])
+
+
 def test_a_giant_is_slow_at_once_and_two_of_them_are_an_alarm(engine: SyntheticEngine) -> None:
     judgements = engine.run(2, factor=20)
     assert [one.verdict for one in judgements] == ["slow", "slow"]

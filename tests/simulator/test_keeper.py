@@ -207,7 +207,8 @@ def test_a_fault_lasts_as_long_as_the_block_and_leaves_nothing(folder: Path, set
     assert (begun.state, begun.end_ns, ended.state, ended.error) == ("begun", None, "ended", None)
     assert (begun.fault_id, begun.begin_ns) == (ended.fault_id, ended.begin_ns)
     assert ended.end_ns is not None
-    assert before_ns < begun.begin_ns < ended.end_ns < time.time_ns()
+    assert begun.onset_ns is not None
+    assert before_ns < begun.onset_ns < begun.begin_ns < ended.end_ns < time.time_ns()
 
 
 def test_it_is_undone_when_its_time_is_over(folder: Path, setting: Path) -> None:

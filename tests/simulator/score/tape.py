@@ -95,6 +95,7 @@ def fault(
     host: str = "host",
     intermittent: bool = False,
     true_ratio: float | None = None,
+    onset: float | None = None,
 ) -> Fault:
     """Give the truth about an injection; without an end it is only begun."""
     return Fault(
@@ -112,6 +113,7 @@ def fault(
         intermittent=intermittent,
         simulated=true_ratio is not None,
         true_ratio=true_ratio,
+        onset_ns=None if onset is None else at_ns(onset),
     )
 
 

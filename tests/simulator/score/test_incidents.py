@@ -99,6 +99,14 @@ def test_an_incident_that_fired_before_the_fault_is_false_and_covers_it() -> Non
     assert incidents.recall.value == 0.0
 
 
+def test_an_incident_may_fire_while_the_fault_is_being_made() -> None:
+    found = scored(fault(10, 20, onset=9.5), alert(9.7))
+    assert statuses(found) == ["found"]
+    outcome = found.outcomes[0]
+    assert (outcome.lag_batches, outcome.lag_ns, outcome.since_begin_ns) == (0, 0, 0)
+    assert statuses(scored(fault(10, 20, onset=9.5), *incident(9.3, 9.4))) == ["missed"]
+
+
 def test_suspicion_may_be_older_than_the_fault() -> None:
     early = replace(alert(10.5), begin_ns=at_ns(9.0))
     assert statuses(scored(fault(10, 20), early)) == ["found"]

@@ -50,6 +50,12 @@ def test_around_the_begin_and_end_of_a_fault_there_is_no_label() -> None:
     assert matrix(points) == (4, 0, 0, 14)
 
 
+def test_while_a_fault_is_being_made_there_is_no_label() -> None:
+    points = points_of(*batches(0, 3, slow=[(0.5, 2)]), fault(1.0, 2.0, onset=0.5))
+    assert points.unscored == 5
+    assert matrix(points) == (10, 0, 0, 15)
+
+
 def test_a_batch_that_straddles_the_begin_of_a_fault_has_no_label() -> None:
     points = points_of(batch(1.05, "slow"), batch(0.5), batch(1.4, "slow"), fault(1.0, 1.5))
     assert points.unscored == 1
