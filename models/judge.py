@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.baselines import Baseline, Expectation
+from models.baselines import Baseline, Expectation, Place
 from models.baselines import load as load_baseline
 from models.detectors import Detector, Evidence
 from models.detectors import load as load_detector
@@ -86,20 +86,6 @@ class Judgement:
     z: float | None = None
     score: float | None = None
     terms_ms: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Norm:
-    """What batches of one kind cost on this engine.
-
-    ``context_tokens`` is the mean over the requests, -1 where it is not known.
-    """
-
-    requests: int
-    context_tokens: int
-    prefill_tokens: int
-    visits: int
-    duration_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +256,7 @@ class Judge:
         if factor < 1:
             self._raise(-math.log(factor))
 
-    def norms(self, most: int) -> tuple[Norm, ...]:
+    def norms(self, most: int) -> tuple[Place, ...]:
         """Give what batches cost here, those most visited first.
 
         Args:
@@ -278,16 +264,7 @@ class Judge:
         """
         places = sorted(self._baseline.places(), key=lambda place: -place.visits)[:most]
         factor = math.exp(self._offset)
-        return tuple(
-            Norm(
-                requests=place.requests,
-                context_tokens=place.context_tokens,
-                prefill_tokens=place.prefill_tokens,
-                visits=place.visits,
-                duration_ms=place.duration_ms * factor,
-            )
-            for place in places
-        )
+        return tuple(place._replace(duration_ms=place.duration_ms * factor) for place in places)
 
     def calibration(self) -> Calibration:
         """Say how the threshold follows from the budget, and what it is worth."""

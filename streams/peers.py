@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Any, Literal
 
-from models.judge import Norm
+from models.baselines import Place
 from models.peers import DAY_NS, Comparison, PeerLimits, compare, is_peer
 from models.roofline import SURE_TIMES, SUSPICIOUS_TIMES, USUAL_TIMES, roofline_of
 from schemas.records import Engine, NormCell, Norms, PeerCell, Source
@@ -150,7 +150,7 @@ class Start:
         self,
         engine: Engine | None,
         source: Source,
-        norms: Callable[[int], Iterable[Norm]],
+        norms: Callable[[int], Iterable[Place]],
         *,
         batches: int,
         at_ns: int,
@@ -249,13 +249,13 @@ def _next(batches: int) -> int:
     return period * (batches // period + 1)
 
 
-def _cell(norm: Norm) -> NormCell:
+def _cell(place: Place) -> NormCell:
     return NormCell(
-        requests=norm.requests,
-        context_tokens=norm.context_tokens if norm.context_tokens >= 0 else None,
-        prefill_tokens=norm.prefill_tokens,
-        visits=norm.visits,
-        duration_ns=round(norm.duration_ms * 1e6),
+        requests=place.requests,
+        context_tokens=place.context_tokens if place.context_tokens >= 0 else None,
+        prefill_tokens=place.prefill_tokens,
+        visits=place.visits,
+        duration_ns=round(place.duration_ms * 1e6),
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from river import base
 
 from models.features import Features
+from models.plugins import names_in, plugin
+
+FOLDER = Path(__file__).parent
 
 
 class Expectation(NamedTuple):
@@ -130,8 +132,7 @@ class Baseline(base.Regressor):
 
 def available() -> list[str]:
     """Give the names of all baselines, from the files of this folder."""
-    folder = Path(__file__).parent
-    return sorted(path.stem for path in folder.glob("[!_]*.py") if path.stem != "base")
+    return names_in(FOLDER)
 
 
 def load(name: str) -> Baseline:
@@ -140,7 +141,4 @@ def load(name: str) -> Baseline:
     Raises:
         LookupError: There is no such file; the text lists what there is.
     """
-    if name not in available():
-        raise LookupError(f"unknown baseline {name!r}; have: {', '.join(available())}")
-    import_module(f"{__package__}.{name}")
-    return Baseline.baselines[name]()
+    return plugin(name, FOLDER, "models.baselines", "baseline", Baseline.baselines)

@@ -1,9 +1,12 @@
 """What a detector is: one file each, the file's name is its name."""
 
 from abc import ABC, abstractmethod
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+
+from models.plugins import names_in, plugin
+
+FOLDER = Path(__file__).parent
 
 
 class Evidence(NamedTuple):
@@ -87,8 +90,7 @@ class Detector(ABC):
 
 def available() -> list[str]:
     """Give the names of all detectors, from the files of this folder."""
-    folder = Path(__file__).parent
-    return sorted(path.stem for path in folder.glob("[!_]*.py") if path.stem != "base")
+    return names_in(FOLDER)
 
 
 def load(name: str) -> Detector:
@@ -97,7 +99,4 @@ def load(name: str) -> Detector:
     Raises:
         LookupError: There is no such file; the text lists what there is.
     """
-    if name not in available():
-        raise LookupError(f"unknown detector {name!r}; have: {', '.join(available())}")
-    import_module(f"{__package__}.{name}")
-    return Detector.detectors[name]()
+    return plugin(name, FOLDER, "models.detectors", "detector", Detector.detectors)

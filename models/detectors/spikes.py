@@ -69,7 +69,7 @@ class Spikes(Detector):
 
     def rest(self) -> None:
         """Forget what has built up."""
-        self.__init__()  # type: ignore[misc]
+        self.restore(Spikes().to_state())
 
     def to_state(self) -> dict[str, Any]:
         """Give the state."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.judge import Norm
+from models.baselines import Place
 from models.peers import DAY_NS, PeerLimits
 from models.roofline import USUAL_TIMES
 from schemas.records import Engine, Norms
@@ -41,9 +41,9 @@ SIZES = (1, 8, 16, 32)
 LEAST_MS = 31.4
 
 
-def normal(factor: float = 1.0, sizes: tuple[int, ...] = SIZES) -> list[Norm]:
+def normal(factor: float = 1.0, sizes: tuple[int, ...] = SIZES) -> list[Place]:
     return [
-        Norm(
+        Place(
             requests=requests,
             context_tokens=512,
             prefill_tokens=0,
@@ -73,7 +73,7 @@ class Watched:
         sizes: tuple[int, ...] = SIZES,
         at_ns: int = 1,
     ) -> Look | None:
-        def norms(most: int) -> list[Norm]:
+        def norms(most: int) -> list[Place]:
             self.asked.append(batches)
             return normal(factor, sizes)[:most]
 
@@ -155,7 +155,7 @@ def test_others_are_told_of_a_limited_number_of_cells() -> None:
 
 def test_context_that_the_engine_does_not_tell_is_unknown_to_others() -> None:
     start = Start(Peers())
-    norm = replace(normal()[0], context_tokens=-1)
+    norm = normal()[0]._replace(context_tokens=-1)
     found = start.look(ENGINE, "counter", lambda _: [norm], batches=200, at_ns=1, suspect=False)
     assert found is not None
     assert found.norms is not None
