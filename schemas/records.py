@@ -64,6 +64,8 @@ FaultKind = Literal["fault", "control"]
 FaultState = Literal["begun", "ended"]
 FaultSeverity = Literal["light", "medium", "heavy"]
 Severity = Literal["page", "ticket"]
+SilenceReason = Literal["maintenance", "deployment", "known", "test"]
+CaptureKind = Literal["capture", "difference"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -545,6 +547,12 @@ class Evidence:
             its peers it is, by their ids.
 
         peer_cells: Where they were compared.
+
+        inflations: How many times as long as its work explains each phase takes.
+
+        missing_counters: By cause, the counter that would have decided whether it is one.
+
+        throttle_reasons: Why the engine's accelerators ran slower, as their drivers say.
     """
 
     expected_ns: int
@@ -562,6 +570,9 @@ class Evidence:
     sql: str = ""
     peers: dict[str, float] = field(default_factory=dict)
     peer_cells: tuple[PeerCell, ...] = ()
+    inflations: dict[str, float] = field(default_factory=dict)
+    missing_counters: dict[str, str] = field(default_factory=dict)
+    throttle_reasons: tuple[ThrottleReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -571,6 +582,9 @@ class Alert:
     The incident keeps its ``incident_id`` from ``firing`` through ``updated`` to ``resolved``;
     ``revision`` grows by one with each, so (incident_id, revision) names a delivery.
     ``batch_end_ns`` is the end of the batch that caused this step.
+
+    Attributes:
+        device_ids: Accelerators that the engine uses, as `XpuDevice.device_id`.
     """
 
     incident_id: str
@@ -592,7 +606,123 @@ class Alert:
     framework: str | None = None
     model: str | None = None
     host: str | None = None
+    device_ids: tuple[str, ...] = ()
     schema: Literal["alert.v1"] = "alert.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One engine's part in an incident.
+
+    Attributes:
+        incident_id: Of its own alerts; ``revision`` of the newest one that was taken in.
+
+        ratio: How many times as long as expected its batches took.
+    """
+
+    engine_id: str
+    incident_id: str
+    revision: int
+    state: AlertState
+    begin_ns: int
+    end_ns: int | None = None
+    ratio: float | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureLink:
+    """Where the files of a capture lie that was taken for an incident.
+
+    Attributes:
+        kind: A ``difference`` compares one taken after the recovery with the one in the trouble.
+    """
+
+    capture_id: str
+    engine_id: str
+    host: str | None = None
+    folder: str | None = None
+    kind: CaptureKind = "capture"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """What people are told of an incident, which may have many engines as members.
+
+    (incident_id, revision) names a delivery: receivers may get one twice, never two of one name
+    with different contents.
+
+    Attributes:
+        incident_id: That of the member that fired first.
+
+        shared: What its members have in common, as ``host:NAME`` or ``device:ID``; None where
+            there is one member.
+
+        alert: The newest alert of the member that leads: the one that fired first, or, once that is
+            over, the next.
+
+        acknowledged_by: Who said that it is taken care of.
+
+        silenced_by: Id of the silence that keeps it from being delivered.
+
+        flapping: It came and went so often that only its end is told.
+    """
+
+    incident_id: str
+    revision: int
+    state: AlertState
+    severity: Severity
+    cause: str
+    confidence: float
+    summary: str
+    next_step: str
+    begin_ns: int
+    at_ns: int
+    end_ns: int | None
+    alert: Alert
+    members: tuple[Member, ...] = ()
+    shared: str | None = None
+    acknowledged_by: str | None = None
+    silenced_by: str | None = None
+    flapping: bool = False
+    captures: tuple[CaptureLink, ...] = ()
+    schema: Literal["notification.v1"] = "notification.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """Keep incidents from being delivered for a while; they are judged and stored all the same.
+
+    Attributes:
+        at_ns: When this was said; the newest record of an id counts, and one whose ``end_ns`` is
+            over ends it.
+
+        matchers: Names of what an alert tells (``engine_id``, ``host``, ``model``, ``framework``,
+            ``cause``, ``severity``) and shell patterns; all of them must match.
+    """
+
+    silence_id: str
+    at_ns: int
+    begin_ns: int
+    end_ns: int
+    matchers: dict[str, str]
+    reason: SilenceReason = "maintenance"
+    by: str | None = None
+    schema: Literal["silence.v1"] = "silence.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledgement:
+    """Somebody takes care of an incident: until its end no updates are delivered, but the end is.
+
+    Attributes:
+        by: A name, as the one who asked gave it.
+    """
+
+    incident_id: str
+    at_ns: int
+    by: str
+    schema: Literal["acknowledgement.v1"] = "acknowledgement.v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -600,6 +730,9 @@ class Capture:
     """A deep look at an engine: asked for, under way, and done; ``capture_id`` ties them.
 
     Attributes:
+        compare_with: ``capture_id`` of an earlier one on the same host: what has changed since is
+            drawn, too.
+
         seconds: How long it lasts.
 
         reason: Who asked and why: ``user``, or an incident's id.
@@ -629,6 +762,7 @@ class Capture:
     folder: str | None = None
     files: dict[str, int] = field(default_factory=dict)
     error: str | None = None
+    compare_with: str | None = None
     schema: Literal["capture.v1"] = "capture.v1"
 
 
@@ -759,6 +893,9 @@ Record = (
     | Engine
     | Batch
     | Alert
+    | Notification
+    | Silence
+    | Acknowledgement
     | Capture
     | Fault
     | Norms

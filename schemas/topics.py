@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from schemas.records import (
+    Acknowledgement,
     Alert,
     Batch,
     Capture,
@@ -12,8 +13,10 @@ from schemas.records import (
     HostReading,
     Iteration,
     Norms,
+    Notification,
     ProcessReading,
     Record,
+    Silence,
     XpuReading,
 )
 
@@ -71,6 +74,27 @@ ALERTS = Topic(
     time="at_ns",
     retention_ms=30 * DAY_MS,
 )
+NOTIFICATIONS = Topic(
+    name="latencyprism.notifications.v1",
+    record=Notification,
+    key="incident_id",
+    time="at_ns",
+    retention_ms=30 * DAY_MS,
+)
+SILENCES = Topic(
+    name="latencyprism.silences.v1",
+    record=Silence,
+    key="silence_id",
+    time="at_ns",
+    compacted=True,
+)
+ACKNOWLEDGEMENTS = Topic(
+    name="latencyprism.acknowledgements.v1",
+    record=Acknowledgement,
+    key="incident_id",
+    time="at_ns",
+    compacted=True,
+)
 CAPTURES = Topic(
     name="latencyprism.captures.v1",
     record=Capture,
@@ -106,6 +130,9 @@ TOPICS: dict[str, Topic] = {
         ENGINES,
         BATCHES,
         ALERTS,
+        NOTIFICATIONS,
+        SILENCES,
+        ACKNOWLEDGEMENTS,
         CAPTURES,
         FAULTS,
         NORMS,

@@ -15,6 +15,7 @@ import orjson
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
 from schemas.records import (
+    Acknowledgement,
     Alert,
     Batch,
     Capture,
@@ -24,8 +25,10 @@ from schemas.records import (
     HostReading,
     NormCell,
     Norms,
+    Notification,
     ProcessReading,
     Record,
+    Silence,
     Workload,
     XpuReading,
 )
@@ -41,6 +44,9 @@ TABLES: dict[type[Any], str] = {
     HostReading: "hosts",
     Engine: "engines",
     Alert: "alerts",
+    Notification: "notifications",
+    Silence: "silences",
+    Acknowledgement: "acknowledgements",
     Capture: "captures",
     Fault: "faults",
     Norms: "norms",
@@ -80,6 +86,19 @@ def _alert_row(alert: Alert) -> dict[str, Any]:
     return row
 
 
+def _notification_row(told: Notification) -> dict[str, Any]:
+    row = _fields(told)
+    # The alert has a row of its own, found by what the leading member says.
+    row["alert_incident_id"], row["alert_revision"] = told.alert.incident_id, told.alert.revision
+    del row["alert"]
+    members, captures = row.pop("members"), row.pop("captures")
+    row["member_engine_ids"] = [one.engine_id for one in members]
+    row["member_incident_ids"] = [one.incident_id for one in members]
+    row["member_ratios"] = [one.ratio for one in members]
+    row["capture_ids"] = [one.capture_id for one in captures]
+    return row
+
+
 def _process_row(reading: ProcessReading) -> dict[str, Any]:
     return _fields(reading) | {"device_ids": list(reading.device_ids or ())}
 
@@ -106,6 +125,7 @@ def _norms_row(norms: Norms) -> dict[str, Any]:
 ROWS: dict[type[Any], Callable[[Any], dict[str, Any]]] = {
     Batch: _batch_row,
     Alert: _alert_row,
+    Notification: _notification_row,
     ProcessReading: _process_row,
     XpuReading: _xpu_row,
     Norms: _norms_row,
