@@ -135,8 +135,11 @@ class Collector:
     def __enter__(self) -> Collector:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.stop()
+        if kind is not None:
+            # pytest shows this with the failure: what the agent said tells what it waited for.
+            print(*self.lines, *self.engines[-3:], sep="\n")
 
     def stop(self) -> int:
         """End it as an operator does, and give its exit status."""
