@@ -13,7 +13,7 @@ import msgspec
 
 T = TypeVar("T")
 
-SECTIONS = ("kafka", "collect", "stream", "store", "notify")
+SECTIONS = ("kafka", "collect", "stream", "store", "notify", "captures")
 
 
 class SettingsError(ValueError):

@@ -13,6 +13,7 @@ import pytest
 
 from collectors.config import CollectSettings
 from schemas.settings import SECTIONS, KafkaSettings, read_settings, section
+from streams.capture_policy import CaptureSettings
 from streams.config import StreamSettings
 from streams.sinks.clickhouse import ClickHouseSettings
 from streams.sinks.webhook import WebhookSettings
@@ -27,6 +28,7 @@ SETTINGS: dict[str, type[Any]] = {
     "stream": StreamSettings,
     "store": ClickHouseSettings,
     "notify": WebhookSettings,
+    "captures": CaptureSettings,
 }
 
 

@@ -218,7 +218,7 @@ def test_a_slow_worker_makes_each_batch_longer(
     assert min(milliseconds(batches(0.3))) < 25
 
 
-def test_a_gil_hog_makes_many_batches_longer(
+def test_under_a_gil_hog_most_of_the_time_goes_into_long_batches(
     replica: ReplicaProcess,
     inject: Callable[..., Any],
     batches: Callable[[float], list[TruthIteration]],
@@ -227,8 +227,10 @@ def test_a_gil_hog_makes_many_batches_longer(
     usual = milliseconds(batches(0.5))
     with inject("gil_hog", 0.9):
         (hog,) = set(os.listdir(f"/proc/{replica.core_pid}/task")).difference(threads)
-        # It is held for 27 of 30 ms; short batches that fit in between are counted like long ones.
-        assert statistics.quantiles(milliseconds(batches(1.0)), n=4)[2] > 10
+        # It is held for 27 of 30 ms. Short batches may fit in between, many of them even: what counts
+        # is where the time goes.
+        hit = milliseconds(batches(1.0))
+        assert sum(one for one in hit if one > 10) > 0.6 * sum(hit), sorted(hit)
         stat = Path(f"/proc/{replica.core_pid}/task/{hog}/stat").read_text()
         # In clock ticks; to wait takes none.
         assert int(stat.rpartition(")")[2].split()[11]) >= 5
