@@ -227,8 +227,8 @@ def test_under_a_gil_hog_most_of_the_time_goes_into_long_batches(
     usual = milliseconds(batches(0.5))
     with inject("gil_hog", 0.9):
         (hog,) = set(os.listdir(f"/proc/{replica.core_pid}/task")).difference(threads)
-        # It is held for 27 of 30 ms. Short batches may fit in between, many of them even: what counts
-        # is where the time goes.
+        # It is held for 27 of 30 ms. Short batches may fit in between, even many: what counts is
+        # where the time goes.
         hit = milliseconds(batches(1.0))
         assert sum(one for one in hit if one > 10) > 0.6 * sum(hit), sorted(hit)
         stat = Path(f"/proc/{replica.core_pid}/task/{hog}/stat").read_text()
