@@ -4,11 +4,13 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from collectors.capture import Target
+from collectors.capture_files import engine_is_gone
 from collectors.config import CollectSettings
 from collectors.devices import Devices
 from collectors.discovery import EngineProcess, Process, Scanner, is_running
@@ -24,6 +26,8 @@ log = logging.getLogger("latencyprism.agent")
 REPORT_PERIOD_SECONDS = 10.0
 # The loop turns several times a second; a look at a host with thousands of processes takes longer.
 STALLED_SECONDS = 30.0
+# Engines that ended; who asks for a capture of one is told so.
+REMEMBERED_ENGINES = 256
 
 
 def frameworks_of(settings: CollectSettings) -> list[Framework]:
@@ -86,6 +90,7 @@ class Agent:
         # Engines that ended, while the process table still shows them; and those left out.
         self._ended: set[Process] = set()
         self._left_out: set[Process] = set()
+        self._gone: deque[str] = deque(maxlen=REMEMBERED_ENGINES)
         self.watchers: dict[str, Watcher] = {}
 
     def run(self, seconds: float | None = None) -> None:
@@ -133,9 +138,15 @@ class Agent:
         return time.monotonic() - self._turned_at < STALLED_SECONDS
 
     def find_target(self, engine_id: str) -> Target | None:
-        """Give the engine of that id as a capture wants it, where this agent watches it."""
+        """Give the engine of that id as a capture wants it, where this agent watches it.
+
+        Raises:
+            CaptureError: It was watched, and ended.
+        """
         watcher = self.watchers.get(engine_id)
-        if watcher is None or watcher.ended.is_set():
+        if engine_id in self._gone if watcher is None else watcher.ended.is_set():
+            raise engine_is_gone(engine_id)
+        if watcher is None:
             return None
         framework = self._framework_of(watcher.engine)
         return Target(engine_id, self.host, watcher.engine, framework)
@@ -158,6 +169,7 @@ class Agent:
         for engine_id, watcher in list(self.watchers.items()):
             if watcher.ended.is_set():
                 self._ended.add(watcher.engine.core)
+                self._gone.append(engine_id)
                 del self.watchers[engine_id]
         table = self._scanner.scan()
         self._ended &= set(table.by_pid.values())

@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -20,7 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from collectors.capture_files import (
+    RECORD,
+    CaptureError,
+    alone,
+    engine_is_gone,
+    find_capture,
+    make_folder,
+)
 from collectors.config import CollectSettings
+from collectors.difference import write_difference
 from collectors.discovery import EngineProcess, is_running, start_ns
 from collectors.engines.base import Framework
 from collectors.host.reading import HostReader
@@ -32,9 +40,6 @@ from schemas.records import Capture, Record
 
 log = logging.getLogger("latencyprism.capture")
 
-WHERE_INSTEAD = (
-    "set [collect] capture_folder to one that this user may write to, or name one with --folder"
-)
 HOW_TO_GET_PY_SPY = "install it with: pip install 'latencyprism[capture]'"
 # py-spy costs some 1 ms of CPU per sample of an engine process.
 STACK_HZ = 50
@@ -45,13 +50,11 @@ FORMATS = {"flamegraph": "svg", "speedscope": "json"}
 WRITE_SECONDS = 20.0
 STOPPED_WRITE_SECONDS = 5.0
 DUMP_SECONDS = 15.0
+# A process that is not stopped may change what is being read; the next look mostly succeeds.
+DUMP_TRIES = 3
 LOOK_SECONDS = 0.1
 
 Recorders = list[tuple[subprocess.Popen[bytes], Path]]
-
-
-class CaptureError(Exception):
-    """A capture could not be taken; the text ends with what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,9 @@ def find_py_spy() -> str | None:
     return str(beside) if beside.exists() else shutil.which("py-spy")
 
 
-def request(engine_id: str, seconds: float, reason: str = "user") -> Capture:
+def request(
+    engine_id: str, seconds: float, reason: str = "user", compare_with: str | None = None
+) -> Capture:
     """Make the record that asks the agent of an engine's host for a capture."""
     return Capture(
         capture_id=uuid.uuid4().hex,
@@ -95,6 +100,7 @@ def request(engine_id: str, seconds: float, reason: str = "user") -> Capture:
         state="requested",
         seconds=seconds,
         reason=reason,
+        compare_with=compare_with,
     )
 
 
@@ -114,107 +120,64 @@ def take(
         CaptureError: The folder cannot be written, or the engine is gone.
     """
     if not is_running(target.engine.core):
-        raise CaptureError(
-            f"the engine {target.engine_id} does not run any more: look for it with "
-            "'latencyprism doctor'"
-        )
-    folder = Path(settings.capture_folder) / _folder_name(asked)
-    seconds = min(asked.seconds, settings.capture_most_seconds)
-    stop = stop or threading.Event()
+        raise engine_is_gone(target.engine_id)
+    base = Path(settings.capture_folder)
+    folder = make_folder(base, asked)
     try:
-        folder.mkdir(parents=True, mode=0o750)
-    except OSError as err:
-        raise CaptureError(
-            f"the folder {folder} cannot be made: {err.strerror}; {WHERE_INSTEAD}"
-        ) from err
-    begin_ns = time.time_ns()
-    problems: list[str] = []
-    try:
-        _look(target, folder, seconds, stop, settings, attach_sampler, problems)
+        with alone(base):
+            return _take(target, asked, settings, folder, stop or threading.Event(), attach_sampler)
+    except CaptureError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
     except OSError as err:
         raise CaptureError(
             f"the capture in {folder} broke off: {err.strerror}; make room there or set [collect] "
             "capture_folder to another disk"
         ) from err
-    done = replace(
+
+
+def _take(
+    target: Target,
+    asked: Capture,
+    settings: CollectSettings,
+    folder: Path,
+    stop: threading.Event,
+    attach_sampler: Callable[..., Sampler],
+) -> Capture:
+    begun = replace(
         asked,
-        at_ns=time.time_ns(),
-        state="done",
-        seconds=seconds,
-        begin_ns=begin_ns,
-        end_ns=time.time_ns(),
+        state="running",
+        seconds=min(asked.seconds, settings.capture_most_seconds),
+        begin_ns=time.time_ns(),
         host=target.host,
         pids=target.pids,
         folder=str(folder),
-        error="; ".join(problems) or None,
     )
-    (folder / "capture.json").write_bytes(encode(done) + b"\n")
+    record = folder / RECORD
+    # By this it is known as a capture, should it never be finished.
+    record.write_bytes(encode(begun) + b"\n")
+    problems: list[str] = []
+    _look(target, folder, begun.seconds, stop, settings, attach_sampler, problems)
+    now_ns = time.time_ns()
+    done = replace(begun, at_ns=now_ns, state="done", end_ns=now_ns)
+    if done.compare_with is not None and not stop.is_set():
+        problems += _compare(folder, done, done.compare_with)
+    done = replace(done, error="; ".join(problems) or None)
+    record.write_bytes(encode(done) + b"\n")
     return replace(
         done, files={path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     )
 
 
-def make_base(folder: Path) -> None:
-    """Make the folder that captures go to; refuse one that somebody else has laid there.
-
-    Raises:
-        CaptureError: It is a link, belongs to another user, or cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, mode=0o750, exist_ok=True)
-        found = folder.lstat()
-    except OSError as err:
-        raise CaptureError(
-            f"the folder {folder} cannot be made: {err.strerror}; {WHERE_INSTEAD}"
-        ) from err
-    if stat.S_ISLNK(found.st_mode):
-        raise CaptureError(
-            f"the folder {folder} is a link, which another user may turn: set [collect] "
-            "capture_folder to the folder itself"
-        )
-    if found.st_uid not in (0, os.geteuid()):
-        raise CaptureError(
-            f"the folder {folder} belongs to user {found.st_uid}, not to root or to user "
-            f"{os.geteuid()}: set [collect] capture_folder to one that does"
-        )
-
-
-def prune(folder: Path, keep_bytes: int) -> int:
-    """Delete the oldest captures until the rest is small enough; the newest one stays.
-
-    Only folders that hold a ``capture.json`` are touched. What goes meanwhile, because another
-    process prunes too, counts as nothing. Gives how many were deleted.
-    """
-    captures = sorted(
-        (path.parent for path in folder.glob("*/capture.json")), key=_modified_seconds
-    )
-    sizes = [_size_bytes(path) for path in captures]
-    deleted = 0
-    while len(captures) - deleted > 1 and sum(sizes[deleted:]) > keep_bytes:
-        shutil.rmtree(captures[deleted], ignore_errors=True)
-        deleted += 1
-    return deleted
-
-
-def _modified_seconds(path: Path) -> float:
-    with contextlib.suppress(OSError):
-        return path.lstat().st_mtime
-    return 0.0
-
-
-def _size_bytes(folder: Path) -> int:
-    size_bytes = 0
-    with contextlib.suppress(OSError):
-        for file in folder.iterdir():
-            with contextlib.suppress(OSError):
-                size_bytes += file.lstat().st_size
-    return size_bytes
-
-
-def _folder_name(asked: Capture) -> str:
-    engine = "".join(letter if letter.isalnum() else "-" for letter in asked.engine_id)
-    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    return f"{moment}-{engine}-{asked.capture_id[:8]}"
+def _compare(folder: Path, done: Capture, capture_id: str) -> list[str]:
+    found = find_capture(folder.parent, capture_id)
+    if found is None:
+        return [
+            f"no difference: there is no capture {capture_id} in {folder.parent} (any more); "
+            "raise [collect] capture_keep_bytes if it was deleted too soon"
+        ]
+    return write_difference(folder, done, *found)
 
 
 def _look(
@@ -297,7 +260,7 @@ def _stop_recording(recorders: Recorders, within_seconds: float, problems: list[
         except subprocess.TimeoutExpired:
             recorder.kill()
             _, said = recorder.communicate()
-        if not path.exists():
+        if not path.exists() or not path.stat().st_size:
             problems.append(f"no {path.name}: {_last_line(said)}")
 
 
@@ -312,10 +275,13 @@ def _dump(
     for pid in target.pids:
         if stop.is_set():
             return
+        command = [spy, "dump", "--nonblocking", "--json", "--pid", str(pid)]
+        status, dump, said = 1, b"", b""
         try:
-            status, dump, said = _run_until(
-                [spy, "dump", "--nonblocking", "--json", "--pid", str(pid)], DUMP_SECONDS, stop
-            )
+            for _ in range(DUMP_TRIES):
+                status, dump, said = _run_until(command, DUMP_SECONDS, stop)
+                if status == 0 or stop.is_set():
+                    break
         except subprocess.TimeoutExpired:
             problems.append(f"no dump of {pid}: py-spy took longer than {DUMP_SECONDS:.0f} s")
             continue

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from collectors.capture import CaptureError, Target, make_base, prune, take
+from collectors.capture import Target, take
+from collectors.capture_files import CaptureError, make_base, prune
 from collectors.config import CollectSettings
 from collectors.publisher import Publisher
 from schemas.codec import DecodeError, decode
@@ -48,7 +49,8 @@ class CaptureRequests:
 
         host: Part of the consumer group's name: each host reads all requests.
 
-        find_target: Gives an engine of this host by its id, else None.
+        find_target: Gives an engine of this host by its id, else None; raises `CaptureError` for
+            one that has ended.
 
         consume: Gives one message's value or None; a parameter for tests.
     """
@@ -92,14 +94,17 @@ class CaptureRequests:
         """
         if asked.state != "requested" or asked.capture_id in self._known:
             return False
-        target = self._find_target(asked.engine_id)
+        try:
+            target = self._find_target(asked.engine_id)
+        except CaptureError as err:
+            self._known.append(asked.capture_id)
+            self._tell_failed(asked, str(err))
+            return False
         if target is None:
             return False
         problem = problem_of(asked)
         if problem is not None:
-            # What cannot be written as JSON would keep the answer from its reader.
-            seconds = asked.seconds if math.isfinite(asked.seconds) else 0.0
-            self._tell_failed(replace(asked, seconds=seconds), problem)
+            self._tell_failed(asked, problem)
             return False
         self._known.append(asked.capture_id)
         if time.time_ns() - asked.at_ns > OLDEST_SECONDS * 1e9:
@@ -120,19 +125,21 @@ class CaptureRequests:
             done = take(target, asked, self._settings, self._stop)
         except CaptureError as err:
             self._tell_failed(asked, str(err))
-            return
         except Exception as err:
             log.exception("A capture of %s failed.", asked.engine_id)
             self._tell_failed(asked, f"{type(err).__name__}: {err}; see the agent's log")
-            return
-        self.done += 1
-        self._publisher.publish(done)
-        log.info("Captured %s into %s.", asked.engine_id, done.folder)
+        else:
+            self.done += 1
+            self._publisher.publish(done)
+            log.info("Captured %s into %s.", asked.engine_id, done.folder)
+        # What broke off may have left files, too.
         prune(folder, self._settings.capture_keep_bytes)
 
     def _tell_failed(self, asked: Capture, error: str) -> None:
         self.failed += 1
         log.error("No capture of %s: %s", asked.engine_id, error)
+        # What cannot be written as JSON would keep the answer from its reader.
+        asked = replace(asked, seconds=asked.seconds if math.isfinite(asked.seconds) else 0.0)
         self._publisher.publish(
             replace(asked, state="failed", at_ns=time.time_ns(), host=self._host, error=error)
         )
@@ -218,4 +225,6 @@ def problem_of(asked: Capture) -> str | None:
         return "its capture_id is not 8 to 64 of 0-9 and a-f: ask with 'latencyprism capture'"
     if not (math.isfinite(asked.seconds) and asked.seconds > 0):
         return f"it asks for {asked.seconds} s: ask for more than 0"
+    if asked.compare_with is not None and CAPTURE_ID.fullmatch(asked.compare_with) is None:
+        return "its compare_with is not 8 to 64 of 0-9 and a-f: name the capture_id of another one"
     return None

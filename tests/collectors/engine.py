@@ -139,7 +139,7 @@ class Collector:
         self.stop()
         if kind is not None:
             # pytest shows this with the failure: what the agent said tells what it waited for.
-            print(*self.lines, *self.engines[-3:], sep="\n")
+            sys.stderr.write("\n".join(map(str, (*self.lines, *self.engines[-3:]))) + "\n")
 
     def stop(self) -> int:
         """End it as an operator does, and give its exit status."""

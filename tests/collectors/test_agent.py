@@ -13,6 +13,7 @@ import pytest
 
 from collectors import agent as agent_module
 from collectors.agent import Agent, frameworks_of
+from collectors.capture_files import CaptureError
 from collectors.config import CollectSettings
 from collectors.discovery import EngineProcess, Process, ProcessTable, read_process
 from collectors.engines import available
@@ -137,6 +138,21 @@ def test_an_engine_that_ended_is_not_watched_again_while_the_table_still_shows_i
     bench.table.processes = [SERVER]
     bench.discover()
     assert bench.agent._ended == set()
+
+
+def test_who_wants_to_capture_an_engine_that_ended_is_told_so() -> None:
+    bench = Bench(SERVER, CORE)
+    bench.discover()
+    assert bench.agent.find_target("h:8000") is not None
+    assert bench.agent.find_target("elsewhere:8000") is None
+    bench.made[0].ended.set()
+    for _ in range(2):
+        with pytest.raises(CaptureError, match="h:8000 does not run any more: look for it with"):
+            bench.agent.find_target("h:8000")
+        bench.discover()
+    bench.table.processes = [SERVER, replace(CORE, start_ticks=9)]
+    bench.discover()
+    assert bench.agent.find_target("h:8000") is not None
 
 
 def test_only_the_ports_that_were_asked_for_are_watched() -> None:

@@ -3,62 +3,32 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from collectors import capture as capture_module
-from collectors import capture_requests as requests_module
-from collectors.capture import (
-    CaptureError,
-    Target,
-    find_py_spy,
-    make_base,
-    prune,
-    request,
-    take,
-)
-from collectors.capture_requests import OLDEST_SECONDS, CaptureRequests
-from collectors.config import CollectSettings
-from collectors.discovery import EngineProcess, Process, Scanner, read_process
+from collectors.capture import Target, find_py_spy, request, take
+from collectors.capture_files import CaptureError
+from collectors.discovery import Process, Scanner, read_process
 from collectors.engines import find_engines, load
-from collectors.publisher import MemoryPublisher
-from collectors.stacks import AttachRefused, NotServing, Sampler
-from schemas.codec import decode, encode
+from collectors.stacks import NotServing, Sampler
+from schemas.codec import decode
 from schemas.records import Capture, HostReading, Iteration
-from schemas.settings import KafkaSettings
 from simulator.replica.process import ReplicaProcess
-from tests.collectors.engine import free_port, needs_native
+from tests.collectors.capturing import refuse, settings_of
+from tests.collectors.engine import free_port, needs_native, wait_for
 from tests.collectors.engine import load as load_of
 
 needs_py_spy = pytest.mark.skipif(
     find_py_spy() is None, reason="no py-spy command: pip install 'latencyprism[capture]'"
 )
-
-
-def refuse(*_: object, **__: object) -> Sampler:
-    raise AttachRefused("give it SYS_PTRACE")
-
-
-def settings_of(folder: Path, **more: float) -> CollectSettings:
-    return CollectSettings(capture_folder=str(folder), host="h", **more)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def own_process() -> Target:
-    """This very process, as if it were an engine: enough where nothing has to be read."""
-    core = read_process(os.getpid())
-    assert core is not None
-    engine = EngineProcess(framework="vllm", name="8000", core=core)
-    return Target("h:8000", "h", engine, load("vllm"))
 
 
 @pytest.fixture(scope="module")
@@ -160,58 +130,6 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_the_setting(
         take(own_process, request("h:8000", 0.1), settings_of(tmp_path / "file"))
 
 
-def test_the_oldest_captures_go_first_and_foreign_folders_stay(tmp_path: Path) -> None:
-    for age, name in enumerate(("old", "middle", "new")):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "capture.json").write_bytes(b"x" * 1000)
-        os.utime(folder, (age, age))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_bytes(b"x" * 9000)
-    assert prune(tmp_path, keep_bytes=2500) == 1
-    assert prune(tmp_path, keep_bytes=0) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"new", "mine"}
-
-
-def test_what_goes_while_it_is_counted_does_not_end_the_pruning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "capture.json").write_bytes(b"x" * 1000)
-        (tmp_path / name / "dangling").symlink_to(tmp_path / "nowhere")
-    os.utime(tmp_path / "old", (0, 0))
-    gone = tmp_path / "gone"
-    found = Path.glob
-
-    def glob(self: Path, pattern: str) -> Iterator[Path]:
-        yield gone / "capture.json"
-        yield from found(self, pattern)
-
-    monkeypatch.setattr(Path, "glob", glob)
-    assert prune(tmp_path, keep_bytes=1500) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"new"}
-
-
-def test_a_folder_that_somebody_else_has_laid_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_base(tmp_path / "a" / "captures")
-    make_base(tmp_path / "a" / "captures")
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    with pytest.raises(CaptureError, match=r"is a link.*\[collect\] capture_folder"):
-        make_base(tmp_path / "link")
-    with pytest.raises(CaptureError, match=r"cannot be made.*\[collect\] capture_folder"):
-        make_base(Path("/proc/nowhere"))
-    (tmp_path / "theirs").mkdir()
-    if os.geteuid() == 0:
-        os.chown(tmp_path / "theirs", 12345, 12345)
-    else:
-        monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    with pytest.raises(CaptureError, match=r"belongs to user.*\[collect\] capture_folder"):
-        make_base(tmp_path / "theirs")
-
-
 FAKE_SPY = """#!{python}
 import signal, sys, time
 with open({log!r}, "a") as file:
@@ -233,13 +151,6 @@ def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spy.chmod(0o755)
     monkeypatch.setattr(capture_module, "find_py_spy", lambda: str(spy))
     return asked
-
-
-def wait_for(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not done() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert done()
 
 
 def test_on_stop_all_recorders_have_one_deadline_and_no_dump_is_taken(
@@ -311,225 +222,19 @@ def test_processes_that_may_iterate_in_place_of_the_core_are_looked_at_and_tried
     assert set(tried) == {os.getpid(), os.getppid()}
 
 
-class Requests:
-    """The listener, fed by hand."""
-
-    def __init__(self, target: Target | None, folder: Path) -> None:
-        self.publisher = MemoryPublisher()
-        self.messages: list[bytes | Exception] = []
-        self.listener = CaptureRequests(
-            KafkaSettings(),
-            settings_of(folder),
-            self.publisher,
-            "h",
-            lambda engine_id: target if target and engine_id == target.engine_id else None,
-            consume=self._consume,
-        )
-
-    def _consume(self) -> bytes | None:
-        if self.messages:
-            message = self.messages.pop(0)
-            if isinstance(message, Exception):
-                raise message
-            return message
-        time.sleep(0.01)
-        return None
-
-    @property
-    def captures(self) -> list[Capture]:
-        return [one for one in list(self.publisher.records) if isinstance(one, Capture)]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Captures without py-spy and without pauses: what is tested is who gets one."""
-    monkeypatch.setattr(capture_module, "find_py_spy", lambda: None)
-    monkeypatch.setattr(requests_module, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(requests_module, "FIRST_RETRY_SECONDS", 0.01)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_request_is_answered_once_with_running_and_done(
-    own_process: Target, tmp_path: Path
-) -> None:
-    requests = Requests(own_process, tmp_path)
-    asked = request("h:8000", 0.2, reason="incident 7")
-    requests.listener.handle(asked)
-    requests.listener.handle(asked)
-    assert [one.state for one in requests.captures] == ["running", "done"]
-    assert {one.capture_id for one in requests.captures} == {asked.capture_id}
-    assert requests.captures[-1].reason == "incident 7"
-    assert requests.captures[-1].host == "h"
-
-
-@pytest.mark.usefixtures("quick")
-def test_requests_for_other_hosts_and_answers_are_left_alone(
-    own_process: Target, tmp_path: Path
-) -> None:
-    requests = Requests(own_process, tmp_path)
-    requests.listener.handle(request("elsewhere:8000", 0.2))
-    requests.listener.handle(replace(request("h:8000", 0.2), state="done"))
-    assert requests.captures == []
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_request_from_long_ago_is_refused(own_process: Target, tmp_path: Path) -> None:
-    requests = Requests(own_process, tmp_path)
-    asked = request("h:8000", 0.2)
-    requests.listener.handle(replace(asked, at_ns=asked.at_ns - int((OLDEST_SECONDS + 1) * 1e9)))
-    [refused] = requests.captures
-    assert refused.state == "failed"
-    assert "too old: ask again" in (refused.error or "")
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_capture_that_fails_is_answered_and_the_next_one_is_taken(
-    own_process: Target, tmp_path: Path
-) -> None:
-    file = tmp_path / "captures"
-    file.write_text("in the way")
-    requests = Requests(own_process, file)
-    requests.listener.handle(request("h:8000", 0.2))
-    file.unlink()
-    requests.listener.handle(request("h:8000", 0.2))
-    assert [one.state for one in requests.captures] == ["running", "failed", "running", "done"]
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_message_that_is_no_request_does_not_end_the_listening(
-    own_process: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    requests = Requests(own_process, tmp_path)
-    requests.messages = [b"\xff{", encode(request("h:8000", 0.2))]
-    requests.listener.start()
-    deadline = time.monotonic() + 20
-    while len(requests.captures) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    requests.listener.stop()
-    assert [one.state for one in requests.captures] == ["running", "done"]
-    assert "cannot be read and is left out" in caplog.text
-
-
-@pytest.mark.usefixtures("quick")
-def test_no_failure_ends_the_listening_and_each_is_told_once(
-    own_process: Target,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def broken(*_: object) -> int:
-        raise OSError("a link that leads nowhere")
-
-    monkeypatch.setattr(requests_module, "prune", broken)
-    requests = Requests(own_process, tmp_path)
-    requests.messages = [
-        RuntimeError("no broker"),
-        RuntimeError("no broker"),
-        *(encode(request("h:8000", 0.1)) for _ in range(2)),
-    ]
-    requests.listener.start()
-    wait_for(lambda: requests.listener.done == 2)
-    requests.messages += [encode(request("h:8000", 0.1))]
-    wait_for(lambda: requests.listener.done == 3)
-    requests.listener.stop()
-    errors = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
-    assert ["no broker" in text for text in errors] == [True, False]
-    assert "a link that leads nowhere" in errors[1]
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_consumer_that_fails_is_closed_and_opened_anew(
+def test_a_dump_that_the_running_process_spoilt_is_tried_again(
     own_process: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-
-    class Consumer:
-        def close(self) -> None:
-            opened.append("closed")
-
-    def open_one(listener: CaptureRequests) -> Callable[[], bytes | None]:
-        opened.append("opened")
-        if len(opened) == 1:
-            raise RuntimeError("no broker yet")
-        listener._consumer = Consumer()
-        first = len(opened) == 2
-
-        def consume() -> bytes | None:
-            if first:
-                raise RuntimeError("fell off")
-            return requests._consume()
-
-        return consume
-
-    monkeypatch.setattr(CaptureRequests, "_open", open_one)
-    requests = Requests(own_process, tmp_path)
-    requests.listener._consume = None
-    requests.messages = [encode(request("h:8000", 0.1))]
-    requests.listener.start()
-    wait_for(lambda: requests.listener.done == 1)
-    requests.listener.stop()
-    assert opened == ["opened", "opened", "closed", "opened", "closed"]
-
-
-@pytest.mark.usefixtures("quick")
-def test_between_two_captures_is_a_pause(
-    own_process: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(requests_module, "PAUSE_SECONDS", 1000.0)
-    requests = Requests(own_process, tmp_path)
-    requests.messages = [encode(request("h:8000", 0.1)) for _ in range(2)]
-    requests.listener.start()
-    wait_for(lambda: requests.listener.done == 1)
-    time.sleep(0.5)
-    assert len(requests.messages) == 1
-    requests.listener.stop()
-    assert not requests.listener._thread.is_alive()
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("capture_id", ["/../../x", "", "abc", "A" * 8, "0" * 65, "00000000\n"])
-def test_an_id_that_is_none_is_answered_and_never_part_of_a_path(
-    capture_id: str, own_process: Target, tmp_path: Path
-) -> None:
-    requests = Requests(own_process, tmp_path / "captures")
-    requests.listener.handle(replace(request("h:8000", 0.1), capture_id=capture_id))
-    [refused] = requests.captures
-    assert (refused.state, refused.capture_id) == ("failed", capture_id)
-    assert "its capture_id is not" in (refused.error or "")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_time_that_is_none_is_answered(
-    seconds: float, own_process: Target, tmp_path: Path
-) -> None:
-    requests = Requests(own_process, tmp_path / "captures")
-    requests.listener.handle(request("h:8000", seconds))
-    [refused] = requests.captures
-    assert "ask for more than 0" in (refused.error or "")
-    assert decode(Capture, encode(refused)).state == "failed"
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_reason_cannot_write_lines_of_its_own_into_the_log(
-    own_process: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    requests = Requests(own_process, tmp_path)
-    requests.listener.handle(request("h:8000", 0.1, reason="a\nERROR all is lost" + "x" * 1000))
-    [line] = [text for text in caplog.messages if text.startswith("Capturing")]
-    assert "\n" not in line
-    assert len(line) < 200
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_capture_is_not_written_through_a_link(own_process: Target, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "captures").symlink_to(tmp_path / "elsewhere")
-    requests = Requests(own_process, tmp_path / "captures")
-    requests.listener.handle(request("h:8000", 0.1))
-    assert requests.captures[-1].state == "failed"
-    assert "capture_folder" in (requests.captures[-1].error or "")
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    tried = tmp_path / "tried"
+    spy = tmp_path / "py-spy"
+    spy.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = dump ] || exit 0\necho x >> {tried}\n'
+        f'[ "$(wc -l < {tried})" -ne 1 ] || {{ echo "Bad address" >&2; exit 1; }}\necho "[]"\n'
+    )
+    spy.chmod(0o755)
+    monkeypatch.setattr(capture_module, "find_py_spy", lambda: str(spy))
+    settings = settings_of(tmp_path / "captures")
+    done = take(own_process, request("h:8000", 0.1), settings, attach_sampler=refuse)
+    assert "no dump" not in (done.error or "")
+    assert tried.read_text().count("x") == 3
