@@ -34,7 +34,8 @@ COPY --from=project /wheels /wheels
 RUN wheel=$(echo /wheels/latencyprism-*.whl) \
     && pip install --no-cache-dir /wheels/latencyprism_native-*.whl "${wheel}[collect,capture,nvidia,feeds,stream]" \
     && rm -rf /wheels \
-    && useradd --system --uid 10001 --user-group --no-create-home latencyprism
+    && useradd --system --uid 10001 --user-group --no-create-home latencyprism \
+    && install --directory --owner latencyprism --group latencyprism /var/lib/latencyprism/notify
 # The agent is run as root with SYS_PTRACE alone (docker-compose.yml); everything else needs no root.
 USER 10001:10001
 CMD ["latencyprism", "--help"]

@@ -78,6 +78,9 @@ bench-latency: install ## Milliseconds from a batch's end to the webhook, on a r
 bench-detect: install ## Prediction error, false alarms and detection on real batches, beside other models
 	$(BIN)/python -m benchmarks.detection
 
+bench-explain: install ## How often the right cause is named: public captures, two faults at once
+	$(BIN)/python -m benchmarks.explain
+
 bench-fuzz: install ## Wrong values and panics on a million fuzzed reads and hostile engines (needs Rust)
 	$(BIN)/python benchmarks/fuzz.py
 
@@ -93,4 +96,4 @@ gym: install ## Real and simulated faults and controls, and the score of what wa
 clean: ## Remove everything that was built or downloaded
 	rm -rf $(VENV) .cache build dist demo-data gym-data .mypy_cache .ruff_cache .pytest_cache collectors/native/target
 
-.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-engine bench-latency bench-detect bench-fuzz bench-fleet bench-effects gym clean
+.PHONY: help install native demo pythons test test-fast integration lint types rust check schemas bench-agent bench-profiles bench-engine bench-latency bench-detect bench-explain bench-fuzz bench-fleet bench-effects gym clean

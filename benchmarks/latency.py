@@ -2,7 +2,9 @@
 
 Engines send iterations in real time through the agent's publisher. One after the other is slow for
 a while, and the first alert of each such incident is timed: from the end of the batch that gave it
-away, which is the moment it was published, to its arrival at an HTTP receiver on this machine.
+away, which is the moment it was published, to its arrival at an HTTP receiver on this machine. On
+its way the alert has the time at which it was made, so that the two workers are told apart. Lag is
+what each worker had still to read when the last batch was sent.
 Kafka (one node, a JVM), the workers analyze, store (chDB) and notify, the sender and the receiver
 share the machine, so run it where nothing else is busy. CPU is in percent of one core.
 
@@ -15,12 +17,10 @@ from __future__ import annotations
 import argparse
 import heapq
 import math
-import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,15 +31,18 @@ from rich.table import Table
 from collectors.host.process import TICKS_PER_SECOND
 from collectors.publisher import KafkaPublisher
 from latencyprism.demo.receiver import Receiver
-from schemas.records import Engine, Iteration, PhaseTime, Workload
-from schemas.topics import BATCHES, ITERATIONS
+from schemas.records import Workload
+from schemas.topics import ALERTS, BATCHES, ITERATIONS
 
 # The Kafka server and the worker processes are those of the integration tests; only a path makes
 # sure that 'tests' is ours.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.engine_feed import NS, EngineFeed
 from tests.integration.deployment import (
     ROLES,
     Deployment,
+    TopicReader,
+    ends,
     settings_of,
     wait_until,
 )
@@ -48,76 +51,25 @@ from tests.integration.kafka_server import (
     KafkaUnavailableError,
 )
 
+# What each role has to keep up with here.
+READ = {
+    "analyze": (ITERATIONS.name,),
+    "store": (BATCHES.name, ALERTS.name),
+    "notify": (ALERTS.name,),
+}
+# Each engine is in trouble again and again, which is not to be damped here.
+EVERY_ONE_IS_TOLD = "flap_count = 1_000_000\n"
 WARM_BATCHES = 600
 SLOW_BATCHES = 15
 SLOW_FACTOR = 1.6
 # An incident is over after 20 fine batches and 2 s.
 CALM_SECONDS = 3.0
 IDLE_SECONDS = 5.0
-NS = 1_000_000_000
-
-
-class EngineFeed:
-    """The iterations of one engine; the mean batch takes ``period_seconds``."""
-
-    def __init__(self, name: str, period_seconds: float, seed: int) -> None:
-        self.engine_id = name
-        self._period_ns = period_seconds * NS
-        self._random = random.Random(seed)
-        self._sequence = 0
-
-    def engine(self, at_ns: int) -> Engine:
-        """Give the inventory record."""
-        return Engine(
-            engine_id=self.engine_id,
-            host="bench",
-            at_ns=at_ns,
-            state="running",
-            framework="vllm",
-            process_start_ns=1,
-        )
-
-    def duration_ns(self, factor: float) -> tuple[int, Workload]:
-        """Draw the next batch: how long it takes, and its work."""
-        requests = self._random.randint(4, 12)
-        kv_tokens = requests * self._random.randint(200, 600)
-        share = 0.7 + 0.02 * requests + kv_tokens / 22_000
-        noise = self._random.lognormvariate(0, 0.02)
-        return int(self._period_ns * share * factor * noise), Workload(
-            requests=requests,
-            scheduled_tokens=requests,
-            prefill_tokens=0,
-            decode_requests=requests,
-            kv_tokens=kv_tokens,
-        )
-
-    def iteration(self, end_ns: int, duration_ns: int, workload: Workload) -> Iteration:
-        """Write the record of a batch."""
-        self._sequence += 1
-        return Iteration(
-            engine_id=self.engine_id,
-            process_start_ns=1,
-            sequence=self._sequence,
-            begin_ns=end_ns - duration_ns,
-            end_ns=end_ns,
-            uncertainty_ns=1000,
-            source="counter",
-            workload=workload,
-            phases=(PhaseTime(phase="forward", duration_ns=duration_ns * 9 // 10, samples=2),),
-        )
-
-    def past(self, count: int, until_ns: int) -> Iterator[Iteration]:
-        """Give batches that were over by then."""
-        drawn = [self.duration_ns(1.0) for _ in range(count)]
-        end_ns = until_ns - sum(duration_ns for duration_ns, _ in drawn)
-        for duration_ns, workload in drawn:
-            end_ns += duration_ns
-            yield self.iteration(end_ns, duration_ns, workload)
 
 
 @dataclass(slots=True)
 class Cpu:
-    """CPU seconds of each worker process at one moment."""
+    """CPU seconds of each worker process and of the broker at one moment."""
 
     at: float
     seconds: dict[str, float]
@@ -125,7 +77,10 @@ class Cpu:
     @classmethod
     def now(cls, run: Deployment) -> Cpu:
         """Read /proc."""
-        return cls(time.monotonic(), {n: cpu_seconds(p.pid) for n, p in run.workers.items()})
+        pids = {name: worker.pid for name, worker in run.workers.items()}
+        if run.kafka.pid is not None:
+            pids["kafka"] = run.kafka.pid
+        return cls(time.monotonic(), {name: cpu_seconds(pid) for name, pid in pids.items()})
 
     def since(self, before: Cpu) -> dict[str, float]:
         """Give percent of a core for each worker."""
@@ -147,7 +102,12 @@ class Outcome:
     engines: int
     sent_per_second: float = 0.0
     incidents: int = 0
+    fired: int = 0
     latencies_ms: list[float] = field(default_factory=list)
+    # From the batch's end until its alert is made, and from then until it arrives.
+    made_ms: list[float] = field(default_factory=list)
+    delivered_ms: list[float] = field(default_factory=list)
+    lag: dict[str, int] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
 
@@ -172,6 +132,21 @@ class Stopwatch:
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
+
+
+def lag_of(run: Deployment, role: str, *topics: str) -> int:
+    """Give how many messages of these topics a role has not committed."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": run.kafka.bootstrap,
+            "group.id": f"{run.application}-{role}",
+            "log_level": 0,
+        }
+    )
+    places = ends(consumer, topics)
+    committed = consumer.committed(places, timeout=10)
+    consumer.close()
+    return sum(end.offset - at.offset for end, at in zip(places, committed, strict=True))
 
 
 def emit(publisher: KafkaPublisher, feeds: list[EngineFeed], seconds: float) -> tuple[int, int]:
@@ -227,8 +202,11 @@ def measure_alerts(
     feeds = [EngineFeed(f"r{rate}-{n}:8000", engines / rate, seed=n) for n in range(engines)]
     publisher = KafkaPublisher(settings_of(kafka), queue_records=100_000)
     name = f"bench-{rate}-{engines}"
-    with Deployment(kafka, folder, name, receiver.url, checkpoint_batches=200) as run:
+    with Deployment(
+        kafka, folder, name, receiver.url, checkpoint_batches=200, notify=EVERY_ONE_IS_TOLD
+    ) as run:
         watch = Stopwatch(kafka, BATCHES.name)
+        alerts = TopicReader(kafka, ALERTS.name)
         for role in roles:
             run.start(role)
         before = Cpu.now(run)
@@ -245,16 +223,28 @@ def measure_alerts(
         before = Cpu.now(run)
         sent, outcome.incidents = emit(publisher, feeds, seconds)
         now = Cpu.now(run)
+        outcome.lag = {role: lag_of(run, role, *READ[role]) for role in roles}
+        # Offsets are committed twice a second: what is judged tells more.
+        outcome.lag["analyze"] = WARM_BATCHES * engines + sent - watch.count()
         outcome.busy = now.since(before)
         outcome.sent_per_second = sent / (now.at - before.at)
         wait_until("judged batches", lambda: watch.count() >= WARM_BATCHES * engines + sent)
         time.sleep(1.0)
+        made_ns = {
+            one["incident_id"]: one["at_ns"] for one in alerts.values(ALERTS.name, revision=0)
+        }
+        outcome.fired = len(made_ns)
         watch.close()
+        alerts.close()
     publisher.close()
     receiver.stop()
-    outcome.latencies_ms = [
-        one.latency_ms for one in receiver.deliveries if one.annotations["state"] == "firing"
-    ]
+    for one in receiver.deliveries:
+        if one.annotations["state"] != "firing":
+            continue
+        outcome.latencies_ms.append(one.latency_ms)
+        delivered_ms = (one.received_ns - made_ns[one.incident_id]) / 1e6
+        outcome.delivered_ms.append(delivered_ms)
+        outcome.made_ms.append(one.latency_ms - delivered_ms)
     return outcome
 
 
@@ -283,28 +273,43 @@ def measure_throughput(kafka: KafkaServer, folder: Path, batches: int, engines: 
     return per_second
 
 
+def quantiles(values: list[float]) -> tuple[float, float]:
+    """Give the median and the 99th percentile."""
+    if len(values) < 2:
+        return (values[0], values[0]) if values else (math.nan, math.nan)
+    return statistics.median(values), statistics.quantiles(values, n=100, method="inclusive")[-1]
+
+
 def show(outcomes: list[Outcome], backlog: tuple[int, float], console: Console) -> None:
     """Print the table."""
     table = Table(title="From a batch's end to the webhook", title_justify="left")
-    for name in ("batches/s", "engines", "incidents", "told", "p50 ms", "p99 ms", "max ms"):
+    for name in ("batches/s", "engines", "incidents", "fired", "told"):
+        table.add_column(name, justify="right")
+    for name in ("p50 ms", "p99 ms", "max ms", "made\np50 / p99 ms", "delivered\np50 / p99 ms"):
         table.add_column(name, justify="right")
     for role in ROLES:
-        table.add_column(f"{role} CPU %\nidle / busy", justify="right")
+        table.add_column(f"{role} CPU %\nidle / busy, lag", justify="right")
+    table.add_column("Kafka CPU %\nidle / busy", justify="right")
     for one in outcomes:
-        found = sorted(one.latencies_ms) or [float("nan")]
-        cuts = statistics.quantiles(found, n=100, method="inclusive") if len(found) > 1 else found
         table.add_row(
             f"{one.sent_per_second:.0f}",
             str(one.engines),
             str(one.incidents),
+            str(one.fired),
             str(len(one.latencies_ms)),
-            f"{statistics.median(found):.1f}",
-            f"{cuts[-1]:.1f}",
-            f"{found[-1]:.1f}",
             *(
-                f"{one.idle[role]:.1f} / {one.busy[role]:.1f}" if role in one.idle else "-"
+                f"{value:.1f}"
+                for value in (*quantiles(one.latencies_ms), max(one.latencies_ms, default=math.nan))
+            ),
+            "{:.1f} / {:.1f}".format(*quantiles(one.made_ms)),
+            "{:.1f} / {:.1f}".format(*quantiles(one.delivered_ms)),
+            *(
+                f"{one.idle[role]:.1f} / {one.busy[role]:.1f}, {one.lag[role]}"
+                if role in one.idle
+                else "-"
                 for role in ROLES
             ),
+            f"{one.idle['kafka']:.1f} / {one.busy['kafka']:.1f}",
         )
     console.print(table)
     if backlog[0]:
@@ -329,7 +334,7 @@ def main() -> int:
         "--backlog", type=int, default=30_000, help="iterations of the last line, 0: none"
     )
     arguments = parser.parse_args()
-    console = Console(width=max(Console().width, 110))
+    console = Console(width=max(Console().width, 150))
     roles = tuple(one for one in ROLES if one != "store" or not arguments.without_store)
     rows = [tuple(int(part) for part in row.split("x")) for row in arguments.rows]
     with tempfile.TemporaryDirectory(prefix="latencyprism-bench-") as folder:

@@ -34,6 +34,8 @@ COMMANDS = (
     "migrate",
     "sql",
     "explain",
+    "incidents",
+    "deadletters",
     "capture",
     "simulate",
     "inject",

@@ -618,6 +618,8 @@ class Member:
         incident_id: Of its own alerts; ``revision`` of the newest one that was taken in.
 
         ratio: How many times as long as expected its batches took.
+
+        framework: As told when it fired, like ``model`` and ``host``: receivers know it by them.
     """
 
     engine_id: str
@@ -628,6 +630,9 @@ class Member:
     end_ns: int | None = None
     ratio: float | None = None
     cause: str | None = None
+    framework: str | None = None
+    model: str | None = None
+    host: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

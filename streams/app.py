@@ -20,6 +20,7 @@ from schemas.records import Record
 from schemas.settings import KafkaSettings, kafka_credentials
 from schemas.topics import DEADLETTERS, Topic, key_of, time_ms_of, topic_of
 from streams.config import StreamSettings
+from streams.single import SingleAssignor
 
 log = logging.getLogger("latencyprism.stream")
 
@@ -27,6 +28,9 @@ R = TypeVar("R", bound=Record)
 
 WorkerRole = Literal["analyze", "store", "notify"]
 ROLES: tuple[WorkerRole, ...] = ("analyze", "store", "notify")
+# Rows wait for company anyway, and fetching messages one by one costs the store worker half of its
+# CPU. A fetch is answered after `fetch_wait_ms` at the latest.
+FETCH_LEAST_BYTES: dict[WorkerRole, int] = {"analyze": 1, "store": 65_536, "notify": 1}
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -36,10 +40,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     """
 
     fetch_wait_ms = 500
+    fetch_least_bytes = 1
+    single = False
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = self.fetch_wait_ms
+        consumer._fetch_min_bytes = self.fetch_least_bytes
+        if self.single:
+            consumer._partition_assignment_strategy = [SingleAssignor()]
         return consumer
 
 
@@ -77,12 +86,9 @@ class _Consumer(driver.Consumer):
         super().resume_partitions(held)
 
 
-def _transport(app: Any, fetch_wait_ms: int) -> Any:
-    thread = type(
-        "ConsumerThread",
-        (_ConsumerThread,),
-        {"fetch_wait_ms": fetch_wait_ms, "__module__": __name__},
-    )
+def _transport(app: Any, **settings: Any) -> Any:
+    """Make a transport whose consumer has these attributes of `_ConsumerThread`."""
+    thread = type("ConsumerThread", (_ConsumerThread,), {"__module__": __name__, **settings})
 
     class Consumer(_Consumer):
         def _new_consumer_thread(self) -> Any:
@@ -105,7 +111,14 @@ class Worker:
 
     async def send(self, record: Record) -> None:
         """Publish a record to its topic, keyed and stamped as the topic says."""
-        await self.topics[topic_of(record).name].send(
+        await self._send(record)
+
+    async def send_and_wait(self, record: Record) -> None:
+        """Publish a record and wait until the brokers have it."""
+        await (await self._send(record))
+
+    async def _send(self, record: Record) -> Any:
+        return await self.topics[topic_of(record).name].send(
             key=key_of(record), value=encode(record), timestamp=time_ms_of(record) / 1000
         )
 
@@ -172,6 +185,8 @@ def build_worker(
     kafka: KafkaSettings,
     stream: StreamSettings,
     topics: dict[str, Topic],
+    *,
+    single: bool = False,
 ) -> Worker:
     """Make the application of one role; the role's agents are attached by `streams.workers`.
 
@@ -183,6 +198,8 @@ def build_worker(
         stream: How to read.
 
         topics: Those that the role reads or writes.
+
+        single: One worker of the role has all partitions; others stand by.
     """
     folder = stream.folder(role)
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +228,12 @@ def build_worker(
         worker_redirect_stdouts=False,
         consumer_auto_offset_reset="earliest",
     )
-    app.transport = _transport(app, stream.fetch_wait_ms)
+    app.transport = _transport(
+        app,
+        fetch_wait_ms=stream.fetch_wait_ms,
+        fetch_least_bytes=FETCH_LEAST_BYTES[role],
+        single=single,
+    )
 
     @app.on_partitions_assigned.connect
     async def ready(_app: Any, assigned: Any, **_: Any) -> None:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import msgspec
 
+API_TOKEN = "LATENCYPRISM_API_TOKEN"
+"""Environment variable with what a request to the API of incidents has to bring."""
+
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the workers read from Kafka and keep their state.

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from latencyprism.__main__ import COMMANDS, build_parser, load_command
-from schemas.records import Alert
+from schemas.records import Notification
 from schemas.settings import read_settings, section
 from schemas.topics import TOPICS
 from simulator import controls, faults
-from streams.sinks.webhook import WebhookSettings, payload_of
+from streams.delivery.payloads import Context, load
 from tests.schemas.samples import full
 from tests.test_example_settings import EXAMPLE, SETTINGS, SOURCES, secrets_in, secrets_read
 
@@ -216,7 +216,7 @@ def test_keys_that_our_messages_name_exist() -> None:
 
 def test_the_alert_in_the_readme_has_the_webhooks_fields() -> None:
     example = next(json.loads(body) for document, body in blocks("json") if document == "README.md")
-    real = payload_of(full(Alert), WebhookSettings())
+    real = load("alertmanager").body(full(Notification), Context())
     assert set(example) <= set(real)
     assert example["version"] == real["version"]
     alert, real_alert = example["alerts"][0], real["alerts"][0]

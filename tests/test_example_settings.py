@@ -15,8 +15,8 @@ from collectors.config import CollectSettings
 from schemas.settings import SECTIONS, KafkaSettings, read_settings, section
 from streams.capture_policy import CaptureSettings
 from streams.config import StreamSettings
+from streams.delivery import DestinationSettings, NotifySettings
 from streams.sinks.clickhouse import ClickHouseSettings
-from streams.sinks.webhook import WebhookSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "latencyprism.example.toml"
@@ -27,7 +27,7 @@ SETTINGS: dict[str, type[Any]] = {
     "collect": CollectSettings,
     "stream": StreamSettings,
     "store": ClickHouseSettings,
-    "notify": WebhookSettings,
+    "notify": NotifySettings,
     "captures": CaptureSettings,
 }
 
@@ -83,6 +83,17 @@ def test_the_unit_stands_in_the_comment_where_the_name_has_one() -> None:
         if key.endswith(suffix) and word.lower() not in comment.lower()
     ]
     assert missing == []
+
+
+def test_the_destination_in_comments_has_every_key_with_its_default() -> None:
+    """A table of an array cannot stand there by itself: it would make a destination."""
+    written = re.search(r"^# \[\[notify.destinations\]\]\n((?:#.*\n)+)", EXAMPLE.read_text(), re.M)
+    assert written is not None
+    lines = [line for line in written[1].splitlines() if re.match(r"# \w+ = ", line)]
+    keys = tomllib.loads("\n".join(line[2:] for line in lines))
+    assert tuple(keys) == DestinationSettings.__struct_fields__
+    told = DestinationSettings(name=keys["name"], kind=keys["kind"], url=keys["url"])
+    assert msgspec.convert(keys, DestinationSettings) == told
 
 
 def test_every_secret_that_the_code_reads_is_named_in_the_example() -> None:

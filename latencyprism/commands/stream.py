@@ -91,19 +91,21 @@ def build_role(
     import msgspec
 
     from schemas.topics import ITERATIONS
+    from streams.capture_policy import CaptureSettings
+    from streams.delivery import NotifySettings
     from streams.sinks.clickhouse import ClickHouseSettings
-    from streams.sinks.webhook import WebhookSettings
     from streams.workers import analyze, notify, store
 
     store_settings = section(settings, "store", ClickHouseSettings)
-    notify_settings = section(settings, "notify", WebhookSettings)
+    notify_settings = section(settings, "notify", NotifySettings)
+    capture_settings = section(settings, "captures", CaptureSettings)
     kafka = msgspec.structs.replace(kafka, partitions=found[ITERATIONS.name])
     try:
         if role == "analyze":
             return analyze.build(kafka, stream)
         if role == "store":
             return store.build(kafka, stream, store_settings)
-        return notify.build(kafka, stream, notify_settings)
+        return notify.build(kafka, stream, notify_settings, capture_settings)
     except ValueError as err:
         raise CommandError(str(err)) from err
 

@@ -46,6 +46,14 @@ dsn = "chdb://{folder}/clickhouse"
 
 [notify]
 url = "{webhook}"
+allow_private = true
+spool_folder = "{folder}/notify"
+# The story makes more trouble within a minute than an engine should in a day.
+flap_count = 100
+
+[captures]
+# Taking stacks costs the engine, whose batches are being measured, and its host CPU time.
+enabled = false
 """
 
 WORKERS_READY_SECONDS = 30.0

@@ -41,6 +41,8 @@ dsn = "chdb:///{folder}/clickhouse"
 flush_seconds = 0.2
 [notify]
 url = "{url}"
+allow_private = true
+spool_folder = "{folder}/notify-{name}"
 retry_first_seconds = 0.2
 retry_most_seconds = 0.5
 """
@@ -179,6 +181,8 @@ class Deployment:
         url: Of the webhook receiver.
 
         checkpoint_batches: Few, so that a short test has checkpoints.
+
+        notify: More lines for section [notify].
     """
 
     def __init__(
@@ -188,12 +192,14 @@ class Deployment:
         name: str,
         url: str = "",
         checkpoint_batches: int = 50,
+        notify: str = "",
     ) -> None:
         self.kafka = kafka
         self.folder = folder
         self.application = f"test-{name}"
         self.url = url
         self.checkpoint_batches = checkpoint_batches
+        self.notify = notify
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         create_topics(kafka)
         for role in ROLES:
@@ -233,6 +239,7 @@ class Deployment:
                 url=self.url,
                 checkpoint_batches=self.checkpoint_batches,
             )
+            + self.notify
         )
         before = self.said(name).count(" is ready with ")
         with (self.folder / f"{name}.log").open("ab") as log:

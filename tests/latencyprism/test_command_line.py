@@ -89,6 +89,8 @@ def test_an_unknown_flag_is_exit_2_and_named(command: str, capsys: Capture) -> N
         "stream": ["all"],
         "sql": ["SELECT 1"],
         "explain": ["batch", "host:8000"],
+        "incidents": ["list"],
+        "deadletters": ["list"],
     }.get(command, [])
     status, _, err = run(capsys, command, *needed, "--no-such-flag")
     assert status == 2

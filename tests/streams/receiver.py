@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
+import struct
+import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,18 +52,38 @@ class Answer:
         hangs_up: Close the connection afterwards without having said so.
 
         missing_bytes: Promise so many more bytes of body than are sent; implies hanging up.
+
+        resets: Break the connection off by a reset in the middle of the answer.
+
+        delay_seconds: Answer so late.
     """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     hangs_up: bool = False
     missing_bytes: int = 0
+    resets: bool = False
+    delay_seconds: float = 0.0
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that breaks off; anything else is a mistake of the test."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Receiver:
-    """Take deliveries; answer with `answers` one after the other, then with `always`."""
+    """Take deliveries; answer with `answers` one after the other, then with `always`.
 
-    def __init__(self) -> None:
+    Args:
+        port: Where to listen; 0 for a free one.
+
+        context: For https.
+    """
+
+    def __init__(self, port: int = 0, context: ssl.SSLContext | None = None) -> None:
+        self._scheme = "http" if context is None else "https"
         self.answers: list[Answer] = []
         self.always = Answer()
         self.deliveries: list[Delivery] = []
@@ -78,15 +103,22 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._lock = threading.Lock()
 
     @property
     def address(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._server.server_port
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -120,10 +152,14 @@ class Receiver:
                     answer.status,
                 )
             )
+        time.sleep(answer.delay_seconds)
         handler.send_response(answer.status)
         for name, value in answer.headers.items():
             handler.send_header(name, value)
         handler.send_header("Content-Length", str(2 + answer.missing_bytes))
+        if answer.resets:
+            self._reset(handler)
+            return
         handler.end_headers()
         handler.wfile.write(b"ok")
         if answer.hangs_up or answer.missing_bytes:
@@ -131,3 +167,11 @@ class Receiver:
             handler.close_connection = True
             handler.connection.shutdown(2)
             self.hung_up.set()
+
+    def _reset(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.flush_headers()
+        handler.close_connection = True
+        # Closing with data left to linger for no time at all sends a reset.
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.rfile.close()
+        handler.connection.close()

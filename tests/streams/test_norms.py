@@ -58,7 +58,7 @@ def test_it_hears_all_partitions_from_their_beginning_and_goes_on(broker: Embedd
 def test_a_broker_that_is_not_there_is_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.norms.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("streams.hearing.ANSWER_SECONDS", 0.3)
     reader = NormsReader(KafkaSettings(bootstrap_servers="127.0.0.1:1"))
     with pytest.raises(BrokerError, match="does not answer"):
         reader.read()

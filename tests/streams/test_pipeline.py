@@ -50,6 +50,8 @@ dsn = "chdb:///{folder}/clickhouse"
 flush_seconds = 0.2
 [notify]
 url = "{url}/hook"
+allow_private = true
+spool_folder = "{folder}/notify"
 retry_first_seconds = 0.2
 retry_most_seconds = 0.5
 """
