@@ -26,10 +26,10 @@ from latencyprism.logs import add_log_level, start_logging
 from schemas.recording import RecordingError, RecordingWriter, seen_ns
 from schemas.records import Engine, Record
 from schemas.settings import read_settings
-from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, XPUS
+from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, PROCESSES, XPUS
 
 RECORDED = "recorded"
-INPUTS = (ENGINES, HOSTS, XPUS, ITERATIONS)
+INPUTS = (ENGINES, HOSTS, PROCESSES, XPUS, ITERATIONS)
 RESULTS = (BATCHES, ALERTS)
 
 

@@ -187,6 +187,6 @@ def test_a_folder_that_the_user_names_may_be_a_link(
     def refuse(_: Path) -> None:
         raise AssertionError("a folder that the user names is the user's choice")
 
-    monkeypatch.setattr("collectors.capture.make_base", refuse)
+    monkeypatch.setattr("collectors.capture_files.make_base", refuse)
     assert main([*base, "--folder", str(tmp_path / "link")]) == 0
     assert len(list((tmp_path / "real").iterdir())) == 1

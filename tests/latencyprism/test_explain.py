@@ -15,16 +15,25 @@ import pytest
 pytest.importorskip("river", reason="no river: pip install 'latencyprism[stream]'")
 
 from latencyprism.__main__ import main
-from latencyprism.batches import Batches, Recorded, Seen, Wanted
-from latencyprism.explained import TERMS, expectation, lines_of
+from latencyprism.batches import Batches, Seen, Wanted
+from latencyprism.explained.batch import TERMS, expectation, lines_of
+from latencyprism.recorded import Recorded
 from latencyprism.times import shown
 from schemas.causes import CAUSES
 from schemas.codec import encode
-from schemas.recording import RecordingWriter
 from schemas.records import Alert, Batch, Iteration, PhaseTime, Record, Workload
-from streams.offline import Offline
+from tests.latencyprism.explaining import (
+    PLACES,
+    explain,
+    kept_in,
+    lent_by,
+    recorded,
+    refused,
+    results,
+    stored_in,
+)
 from tests.schemas.samples import full
-from tests.streams.feed import SECOND_NS, Feed
+from tests.streams.feed import SECOND_NS
 
 Capture = pytest.CaptureFixture[str]
 # The session's database has batches of other tests, too.
@@ -32,27 +41,8 @@ ENGINE, OTHER = "explained:1", "explained:2"
 MS = 1_000_000
 
 
-def results(engine_id: str, seed: int) -> list[Record]:
-    """Give what an analysis says of an engine that is slow for a while."""
-    feed, offline = Feed(seed=seed, engine_id=engine_id), Offline()
-    records: list[Record] = [
-        feed.engine(),
-        *feed.batches(400),
-        *feed.batches(100, factor=2.0, others=0.8),
-        *feed.batches(400),
-    ]
-    return [*records, *(result for record in records for result in offline.feed(record))]
-
-
 RECORDS = [*results(ENGINE, 1), *results(OTHER, 2)]
 BATCHES = [one for one in RECORDS if isinstance(one, Batch) and one.engine_id == ENGINE]
-
-
-def recorded(path: Path, records: list[Record]) -> Path:
-    with RecordingWriter(path) as writer:
-        for record in records:
-            writer.write(record)
-    return path
 
 
 @pytest.fixture
@@ -62,34 +52,18 @@ def recording(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def database(chdb: Any) -> Any:
-    from streams.sinks.clickhouse import ClickHouse
-
-    sink = ClickHouse(lambda: chdb)
-    assert sink.write([one for one in RECORDS if isinstance(one, Batch | Alert)]) == []
-    return chdb
+    return stored_in(chdb, [one for one in RECORDS if isinstance(one, Batch | Alert)])
 
 
-@pytest.fixture(params=["recording", pytest.param("database", marks=pytest.mark.pipeline)])
+@pytest.fixture(params=PLACES)
 def batches(request: pytest.FixtureRequest) -> Batches:
     """The same batches in each place where they are kept."""
-    if request.param == "recording":
-        return Recorded(request.getfixturevalue("recording"))
-    from latencyprism.stored import Stored
-
-    return Stored(request.getfixturevalue("database"))
+    kept: Batches = kept_in(request)
+    return kept
 
 
 def explained(capsys: Capture, *arguments: object) -> str:
-    assert main(["explain", "batch", *map(str, arguments)]) == 0
-    return capsys.readouterr().out
-
-
-def refused(capsys: Capture, *arguments: object) -> str:
-    assert main(["explain", "batch", *map(str, arguments)]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    return told.err
+    return explain(capsys, "batch", *arguments)
 
 
 def comparable(batch: Batch | None) -> dict[str, Any]:
@@ -204,15 +178,15 @@ def test_of_a_batch_the_last_revision_counts_and_of_processes_the_newest(
 
 @pytest.mark.parametrize("record_type", [Batch, Alert])
 def test_a_row_is_the_record_again(record_type: type[Any]) -> None:
-    stored = pytest.importorskip("latencyprism.stored", reason="no ClickHouse client")
+    rows = pytest.importorskip("latencyprism.rows", reason="no ClickHouse client")
     from streams.sinks.clickhouse import row_of
 
     record = full(record_type)
     if isinstance(record, Batch):
         phases = tuple(replace(time, samples=0) for time in record.phases)
-        assert stored.batch_of(row_of(record)) == replace(record, phases=phases)
+        assert rows.batch_of(row_of(record)) == replace(record, phases=phases)
     else:
-        assert stored.alert_of(row_of(record)) == record
+        assert rows.alert_of(row_of(record)) == record
 
 
 # What is said.
@@ -220,7 +194,7 @@ def test_a_row_is_the_record_again(record_type: type[Any]) -> None:
 
 def test_all_that_is_known_of_a_slow_batch_is_said(recording: Path, capsys: Capture) -> None:
     batch = max(BATCHES, key=slowness)
-    told = explained(capsys, ENGINE, "--slowest", "--from", recording)
+    told = explained(capsys, ENGINE, "--slowest", "--recording", recording)
     assert told.startswith(f"Batch {batch.sequence} of {ENGINE}\n")
     load = batch.workload
     for text in (
@@ -244,27 +218,17 @@ def test_it_is_the_same_from_the_database(
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from streams.sinks import clickhouse
-
-    class Lent:
-        """The session's client, which stays open."""
-
-        query = database.query
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(clickhouse, "connect", lambda *_: Lent())
-    from_file = explained(capsys, ENGINE, "--slowest", "--from", recording)
+    lent_by(monkeypatch, database)
+    from_file = explained(capsys, ENGINE, "--slowest", "--recording", recording)
     assert explained(capsys, ENGINE, "--slowest") == from_file
     plain = json.loads(explained(capsys, ENGINE, 321, "--json"))
     # Unknown is never 0: a table does not keep them.
     assert all("samples" not in phase for phase in plain["phases"])
-    assert "no engine 'explained:0': choose of " in refused(capsys, "explained:0", 1)
+    assert "no engine 'explained:0': choose of " in refused(capsys, "batch", "explained:0", 1)
 
 
 def test_programs_get_the_record(recording: Path, capsys: Capture) -> None:
-    told = explained(capsys, ENGINE, 321, "--json", "--from", recording)
+    told = explained(capsys, ENGINE, 321, "--json", "--recording", recording)
     assert json.loads(told) == json.loads(encode(BATCHES[320]))
 
 
@@ -360,7 +324,7 @@ def test_an_unread_batch_is_explained_as_far_as_it_goes(tmp_path: Path, capsys: 
         source="stack",
         reason="workload not read",
     )
-    told = explained(capsys, ENGINE, 5, "--from", recorded(tmp_path / "bare", [bare]))
+    told = explained(capsys, ENGINE, 5, "--recording", recorded(tmp_path / "bare", [bare]))
     assert "workload   not read\n" in told
     assert "It came by stack: run 'latencyprism doctor'" in told
     assert "verdict    unknown: workload not read\n" in told
@@ -414,20 +378,20 @@ def test_a_mistake_says_what_to_do(
             main(["explain", "batch", ENGINE, *arguments])
         assert what in capsys.readouterr().err
         return
-    assert what in refused(capsys, ENGINE, *arguments, "--from", recording)
+    assert what in refused(capsys, "batch", ENGINE, *arguments, "--recording", recording)
 
 
 def test_an_unknown_engine_is_told_those_there_are(recording: Path, capsys: Capture) -> None:
-    told = refused(capsys, "explained:7", 1, "--from", recording)
+    told = refused(capsys, "batch", "explained:7", 1, "--recording", recording)
     assert f"no engine 'explained:7': choose of {ENGINE}, {OTHER}" in told
 
 
 def test_a_file_without_batches_says_how_to_get_them(tmp_path: Path, capsys: Capture) -> None:
     iterations = [one for one in RECORDS if isinstance(one, Iteration)]
     path = recorded(tmp_path / "inputs", [*iterations[:50]])
-    told = refused(capsys, ENGINE, 1, "--from", path)
+    told = refused(capsys, "batch", ENGINE, 1, "--recording", path)
     assert f"'latencyprism replay {path} --to OTHER'" in told
-    assert "check the name" in refused(capsys, ENGINE, 1, "--from", tmp_path / "none")
+    assert "check the name" in refused(capsys, "batch", ENGINE, 1, "--recording", tmp_path / "none")
 
 
 def test_without_a_database_it_says_where_to_look(
@@ -436,9 +400,9 @@ def test_without_a_database_it_says_where_to_look(
     pytest.importorskip("clickhouse_connect", reason="no ClickHouse client")
     config = tmp_path / "latencyprism.toml"
     config.write_text('[store]\ndsn = "clickhouse://default@127.0.0.1:1/default"\n')
-    told = refused(capsys, ENGINE, 1, "--config", config)
+    told = refused(capsys, "batch", ENGINE, 1, "--config", config)
     assert "check [store] dsn" in told
-    assert "or give a recording with --from" in told
+    assert "or give a recording with --recording" in told
 
 
 @pytest.mark.pipeline

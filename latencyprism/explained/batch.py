@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from latencyprism.explained.words import (
+    columns,
+    counted,
+    counter,
+    decimals,
+    joined,
+    lines_of_facts,
+    ms,
+    short,
+)
+from latencyprism.spans import complete_terms
 from latencyprism.times import shown
 from schemas.causes import CAUSES
 from schemas.incidents import Incident
 from schemas.records import Batch, PhaseTime, Workload
 
-LABEL_WIDTH = 11
 # What a term is of, in the order in which they are told; one of a later version has its name.
 TERMS: dict[str, Callable[[Workload], str]] = {
     "weights": lambda _: "weights",
@@ -27,12 +37,6 @@ WORKLOAD_UNREAD = (
     "the engine's host to see what is in the way of reading it"
 )
 NOTHING_EXPECTED = "nothing: {reason}. Ask for a later batch"
-UNITS: dict[str, Callable[[float], str]] = {
-    "_ratio": lambda value: f"{100 * value:.4g} %",
-    "_bytes_per_second": lambda value: f"{value / 1e6:,.4g} MB/s",
-    "_hz": lambda value: f"{value / 1e9:.4g} GHz",
-    "_celsius": lambda value: f"{value:.4g} °C",
-}
 
 
 def lines_of(batch: Batch, incident: Incident | None) -> Iterator[str]:
@@ -44,26 +48,51 @@ def lines_of(batch: Batch, incident: Incident | None) -> Iterator[str]:
         incident: The one that it belongs to, where its alerts are kept.
     """
     yield f"Batch {batch.sequence} of {batch.engine_id}"
-    for label, text in _facts(batch):
-        yield f"  {label:{LABEL_WIDTH}}{text}"
+    yield from lines_of_facts(_facts(batch))
     if batch.incident_id is not None:
-        yield f"  {'incident':{LABEL_WIDTH}}{_incident(batch.incident_id, incident)}"
-    yield from _columns("phases", [_phase(one, batch.duration_ns) for one in batch.phases])
-    yield from _columns("counters", [_counter(*one) for one in batch.counters.items()])
+        yield from lines_of_facts([("incident", _incident(batch.incident_id, incident))])
+    yield from lines_of_facts(
+        columns("phases", [_phase(one, batch.duration_ns) for one in batch.phases])
+    )
+    yield from lines_of_facts(
+        columns("counters", [counter(*one) for one in batch.counters.items()])
+    )
 
 
 def _facts(batch: Batch) -> Iterator[tuple[str, str]]:
-    yield "when", f"{shown(batch.begin_ns, 'milliseconds')}, read by {_source(batch)}"
+    yield "when", _when(batch)
     yield "workload", workload_in_words(batch.workload)
     yield "expected", expectation(batch)
     if batch.low_ns is not None and batch.high_ns is not None:
-        yield "interval", f"{_ms(batch.low_ns)} to {_ms(batch.high_ns)} ms"
-    yield "observed", _observed(batch)
+        yield "interval", f"{ms(batch.low_ns)} to {ms(batch.high_ns)} ms"
+    yield "observed", observed_in_words(batch)
     if batch.gap_ns is not None:
-        yield "gap before", _gap(batch)
+        usual_ns = batch.expected_gap_ns
+        usual = "" if usual_ns is None else f" where {ms(usual_ns)} ms is usual"
+        yield "gap before", f"{ms(batch.gap_ns)} ms{usual}"
     yield "verdict", _verdict(batch)
     if batch.slow_parts:
         yield "too slow", ", ".join(batch.slow_parts)
+
+
+def _when(batch: Batch) -> str:
+    begin, off = shown(batch.begin_ns, "milliseconds"), ms(batch.uncertainty_ns)
+    means = f"it stands for {batch.iterations} batches, and numbers are their means"
+    untimed = f"{counted(batch.missed, 'batch', plural='batches')} before it not timed"
+    return joined(
+        "; ",
+        f"{begin}, read by {batch.source}, either end off by {off} ms at most",
+        means if batch.iterations > 1 else None,
+        untimed if batch.missed else None,
+    )
+
+
+def observed_in_words(batch: Batch) -> str:
+    """Say how long a batch took."""
+    text = f"{ms(batch.duration_ns)} ms" + (f" over {batch.ranks} ranks" if batch.ranks > 1 else "")
+    if not batch.expected_ns:
+        return text
+    return f"{text}, {batch.duration_ns / batch.expected_ns:.2f} times the expected"
 
 
 def expectation(batch: Batch) -> str:
@@ -80,33 +109,31 @@ def expectation(batch: Batch) -> str:
         if batch.workload.scheduled_tokens is None:
             return WORKLOAD_UNREAD.format(source=batch.source)
         return NOTHING_EXPECTED.format(reason=batch.reason or "too little is learnt")
-    decimals = _decimals(batch.expected_ns)
-    parts = _parts(batch, decimals)
+    places = decimals(batch.expected_ns)
+    parts = _parts(batch, places)
     if not parts:
-        return f"{_ms(batch.expected_ns)} ms"
+        return f"{ms(batch.expected_ns)} ms"
     made_of = "".join(
-        f" {'-' if value < 0 else '+'} {abs(value):.{decimals}f} {name}" for name, value in parts
+        f" {'-' if value < 0 else '+'} {abs(value):.{places}f} {name}" for name, value in parts
     )
-    return f"{_ms(batch.expected_ns)} ms = {made_of.removeprefix(' + ').lstrip()}"
+    return f"{ms(batch.expected_ns)} ms = {made_of.removeprefix(' + ').lstrip()}"
 
 
-def _parts(batch: Batch, decimals: int) -> list[tuple[str, float]]:
+def _parts(batch: Batch, places: int) -> list[tuple[str, float]]:
     """Give the terms in ms, rounded, that are not 0 then; they add up to the rounded whole."""
-    terms = dict(batch.terms_ns)
-    if not terms or batch.expected_ns is None:
+    if not batch.terms_ns or batch.expected_ns is None:
         return []
-    # Earlier versions did not tell what memory adds to the physical terms.
-    terms["memory"] = batch.expected_ns - sum(terms.values()) + terms.get("memory", 0)
+    terms = complete_terms(batch.terms_ns, batch.expected_ns)
     names = [name for name in TERMS if name in terms]
     names += [name for name in terms if name not in TERMS]
-    rounded = {name: round(terms[name] / 1e6, decimals) for name in names}
+    rounded = {name: round(terms[name] / 1e6, places) for name in names}
     # Rounded one by one they may miss the sum by the last digit: on the largest it shows least.
     largest = max(names, key=lambda name: abs(terms[name]))
-    rounded[largest] += round(batch.expected_ns / 1e6, decimals) - sum(rounded.values())
+    rounded[largest] += round(batch.expected_ns / 1e6, places) - sum(rounded.values())
     return [
         (TERMS[name](batch.workload) if name in TERMS else name, value)
         for name, value in rounded.items()
-        if round(value, decimals) != 0
+        if round(value, places) != 0
     ]
 
 
@@ -119,39 +146,14 @@ def workload_in_words(workload: Workload) -> str:
     """
     load = workload
     found = [
-        _counted(load.requests, "request") + _within(load.decode_requests, "decode"),
-        _counted(load.scheduled_tokens, "token") + _within(load.prefill_tokens, "of prefill"),
-        _counted(load.kv_tokens, "token", " of context"),
-        _counted(load.speculative_tokens, "draft token", " to verify"),
-        _counted(load.lora_adapters, "LoRA adapter"),
-        "" if load.waiting_requests is None else f"{_short(load.waiting_requests)} waiting",
+        counted(load.requests, "request") + _within(load.decode_requests, "decode"),
+        counted(load.scheduled_tokens, "token") + _within(load.prefill_tokens, "of prefill"),
+        counted(load.kv_tokens, "token", " of context"),
+        counted(load.speculative_tokens, "draft token", " to verify"),
+        counted(load.lora_adapters, "LoRA adapter"),
+        "" if load.waiting_requests is None else f"{short(load.waiting_requests)} waiting",
     ]
     return ", ".join(filter(None, found)) or "not read"
-
-
-def _source(batch: Batch) -> str:
-    text = f"{batch.source}, either end off by {_ms(batch.uncertainty_ns)} ms at most"
-    if batch.iterations > 1:
-        text += f"; it stands for {batch.iterations} batches, and numbers are their means"
-    if batch.missed:
-        text += f"; {_counted(batch.missed, 'batch', plural='batches')} before it not timed"
-    return text
-
-
-def _observed(batch: Batch) -> str:
-    text = f"{_ms(batch.duration_ns)} ms"
-    if batch.ranks > 1:
-        text += f" over {batch.ranks} ranks"
-    if batch.expected_ns:
-        text += f", {batch.duration_ns / batch.expected_ns:.2f} times the expected"
-    return text
-
-
-def _gap(batch: Batch) -> str:
-    text = f"{_ms(batch.gap_ns or 0)} ms"
-    if batch.expected_gap_ns is not None:
-        text += f" where {_ms(batch.expected_gap_ns)} ms is usual"
-    return text
 
 
 def _verdict(batch: Batch) -> str:
@@ -178,53 +180,12 @@ def _incident(incident_id: str, incident: Incident | None) -> str:
 def _phase(time: PhaseTime, whole_ns: int) -> tuple[str, str]:
     share = f" {time.duration_ns / whole_ns:4.0%}" if whole_ns else ""
     estimated = " (its share of the stack samples)" if time.estimated else ""
-    return time.phase, f"{_ms(time.duration_ns):>8} ms{share}{estimated}"
-
-
-def _counter(name: str, value: float) -> tuple[str, str]:
-    for ending, show in UNITS.items():
-        if name.endswith(ending):
-            return name.removesuffix(ending), show(value)
-    return name, f"{value:.6g}"
-
-
-def _columns(label: str, rows: list[tuple[str, str]]) -> Iterator[str]:
-    width = max((len(name) for name, _ in rows), default=0)
-    for number, (name, text) in enumerate(rows):
-        yield f"  {label if number == 0 else '':{LABEL_WIDTH}}{name:{width}}  {text}"
-
-
-def _decimals(duration_ns: int) -> int:
-    """Give how many decimals of a ms show three digits of a duration."""
-    return 1 if duration_ns >= 10_000_000 else 2 if duration_ns >= 1_000_000 else 3
-
-
-def _ms(duration_ns: int) -> str:
-    return f"{duration_ns / 1e6:.{_decimals(duration_ns)}f}"
+    return time.phase, f"{ms(time.duration_ns):>8} ms{share}{estimated}"
 
 
 def _of(count: int | None, what: str) -> str:
-    return "" if count is None else f" of {_counted(count, what)}"
+    return "" if count is None else f" of {counted(count, what)}"
 
 
 def _within(count: int | None, what: str) -> str:
-    return "" if count is None else f" ({_short(count)} {what})"
-
-
-def _counted(count: int | None, what: str, rest: str = "", plural: str = "") -> str:
-    if count is None:
-        return ""
-    return f"{_short(count)} {what if count == 1 else plural or what + 's'}{rest}"
-
-
-def _short(count: int) -> str:
-    """Write a count as people say it.
-
-    >>> [_short(n) for n in (0, 999, 8_450, 84_012, 1_234_567)]
-    ['0', '999', '8.4k', '84k', '1.2M']
-    """
-    if count < 1000:
-        return str(count)
-    if count < 1_000_000:
-        return f"{count / 1e3:.1f}k" if count < 10_000 else f"{count / 1e3:.0f}k"
-    return f"{count / 1e6:.1f}M"
+    return "" if count is None else f" ({short(count)} {what})"
