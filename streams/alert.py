@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from models.attribution import PHASE_CAUSES, STALL, UNKNOWN, Attribution
+from models.attribution import STALL, UNKNOWN, Attribution
 from schemas.records import Alert, AlertState, Batch, Engine, Evidence, Severity, Workload
 from streams.explain import EvidenceKeeper
 from streams.incident import HOUR_NS, Incident
 from streams.peers import SlowStart
+from streams.wording import STILL_RUNS, evidence_sql, rounded, slowness, summary_of, whole
 
 # A score from here on is suspicion: the incident is pending, and is dated from here if it fires.
 SUSPICION = 0.3
@@ -18,16 +19,19 @@ CALM_BATCHES = 20
 CALM_NS = 2_000_000_000
 # Nothing was judged for so long: the traffic is gone, and with it the incident.
 SILENT_NS = 30_000_000_000
+# No surer than this is an answer for which no counter speaks.
+GUESSED = 0.7
 # An update is worth a message when the cause is another, or when it is surer by so much ...
 SURER = 0.15
 # ... and this long after the last one.
 UPDATE_PERIOD_NS = 1_000_000_000
 # From here on a slowdown wakes somebody up.
 PAGE_RATIO = 1.5
-STILL_RUNS = "the batch that is running should long be over"
-# What gaps between batches come from where no resource of the host is short.
-PAUSE = "engine_pause"
-CONFIDENCE_PAUSE = 0.3
+# A halt is seen, not guessed; something behind it may be the cause.
+STALL_CONFIDENCE = 0.9
+LOOK_AT_STACKS = "look at the engine's stacks: 'latencyprism doctor', 'py-spy dump'"
+# An engine that stood still and ends so many slow batches after it is slow, and no longer halted.
+MOVES_AGAIN = 5
 COMPARE = (
     "compare its accelerators' clocks, power limits and links, and its host, with those of its "
     "peers or with the data sheet"
@@ -66,6 +70,8 @@ class Incidents:
         self._part_ns = min(HOUR_NS, adopt_after_ns // 3) or HOUR_NS
         self._open: Incident | None = None
         self.engine: Engine | None = None
+        self.found: Attribution | None = None
+        """What the newest alert that named a cause was made of."""
         self.outliers = 0
         """Slow batches that were no alarm."""
 
@@ -93,13 +99,16 @@ class Incidents:
             incident = self._begin(batch)
         # A batch was finished, so the engine moves again.
         incident.stalled = False
+        incident.moved += alarm
         if alarm or incident.state == "pending":
             incident.count(batch, self._part_ns)
         if incident.state == "pending":
             return self._while_pending(incident, score)
         if alarm:
             incident.calm = 0
-            return self._update(incident, batch.end_ns)
+            # By the next batch all readings of a look are in, not only the first.
+            sees_now = incident.blind and not self._evidence.blind
+            return self._update(incident, batch.end_ns, at_once=sees_now)
         return self._while_calm(incident, batch)
 
     def add_slow_start(self, batch: Batch, start: SlowStart) -> list[Alert]:
@@ -125,8 +134,9 @@ class Incidents:
         # An engine that was slow may come to a halt: the incident goes on, with another cause.
         state: AlertState = "updated" if incident.state == "firing" else "firing"
         incident.count(batch, self._part_ns)
-        incident.state, incident.cause, incident.confidence = "firing", STALL, 0.9
-        incident.stalled, incident.halt = True, halt
+        incident.state, incident.cause, incident.confidence = "firing", STALL, STALL_CONFIDENCE
+        incident.stalled, incident.halt, incident.moved = True, halt, 0
+        incident.others = ()
         incident.calm = 0
         return [self._alert(incident, state, None)]
 
@@ -143,7 +153,8 @@ class Incidents:
         slow_until_ns = int(incident.last_slow["end_ns"])
         if now_ns - slow_until_ns > SILENT_NS and not incident.stalled:
             return self._resolve(now_ns, end_ns=incident.end_ns(now_ns))
-        return self._update(incident, now_ns) if incident.state == "firing" else []
+        is_on = incident.state == "firing" and not incident.calm
+        return self._update(incident, now_ns) if is_on else []
 
     def restarted(self, now_ns: int) -> list[Alert]:
         """The engine's process is another: what the old one never finished is over.
@@ -165,7 +176,7 @@ class Incidents:
         incident = self._open
         if incident is None:
             return []
-        summary = f"{self._engine_id} {why}; until then {_slowness(incident)}"
+        summary = f"{self._engine_id} {why}; until then {slowness(incident)}"
         return self._resolve(now_ns, end_ns=incident.end_ns(now_ns), summary=summary)
 
     def is_due(self, now_ns: int) -> bool:
@@ -225,14 +236,25 @@ class Incidents:
             return []
         return self._resolve(batch.end_ns, end_ns=incident.calm_since_ns)
 
-    def _update(self, incident: Incident, now_ns: int) -> list[Alert]:
-        if incident.cause == STALL or now_ns - incident.told_ns < UPDATE_PERIOD_NS:
+    def _update(self, incident: Incident, now_ns: int, *, at_once: bool = False) -> list[Alert]:
+        if incident.cause == STALL:
+            return self._update_stall(incident)
+        if now_ns - incident.told_ns < UPDATE_PERIOD_NS and not at_once:
             return []
         found = self._attribute(incident)
-        news = (
-            found.cause != incident.cause and found.cause != UNKNOWN
-        ) or found.confidence > incident.confidence + SURER
-        return [self._alert(incident, "updated", found)] if news else []
+        incident.blind = self._evidence.blind
+        is_news = _is_news(incident, found, self._evidence.pauses.batches)
+        return [self._alert(incident, "updated", found)] if is_news else []
+
+    def _update_stall(self, incident: Incident) -> list[Alert]:
+        """Name what is short where an engine goes on slowly after it stood still."""
+        if incident.moved < MOVES_AGAIN:
+            return []
+        found = self._attribute(incident)
+        incident.moved = 0
+        if found.basis != "counter":
+            return []
+        return [self._alert(incident, "updated", found)]
 
     def _resolve(self, now_ns: int, *, end_ns: int, summary: str = "") -> list[Alert]:
         """End the incident; ``now_ns`` is when that was sure, ``end_ns`` when it was over."""
@@ -249,7 +271,7 @@ class Incidents:
         return alerts
 
     def _attribute(self, incident: Incident) -> Attribution:
-        found = self._evidence.attribute()
+        found = self._evidence.attribute(by_gaps=incident.by_gaps)
         if incident.slow_start:
             # Counters and phases of before are those of a slow engine, too: they tell nothing.
             return replace(
@@ -259,24 +281,20 @@ class Incidents:
                 others=(),
                 sentence=incident.slow_start,
                 next_step=COMPARE,
+                missing={},
             )
-        phases = {cause for cause, _ in PHASE_CAUSES.values()}
-        if not incident.by_gaps or (found.cause != UNKNOWN and found.cause not in phases):
-            return found
-        return replace(
-            found,
-            cause=PAUSE,
-            confidence=CONFIDENCE_PAUSE,
-            sentence="the batches themselves are as quick as ever, and no resource of the host is "
-            "known to be short: the engine's own process pauses",
-            next_step="see what it does between batches: 'py-spy dump', the garbage collector, "
-            "threads that hold the GIL",
-        )
+        return found
 
     def _alert(self, incident: Incident, state: AlertState, found: Attribution | None) -> Alert:
         """Write one alert; without a new attribution the incident keeps the one it has."""
         if found is not None:
+            self.found = found
+            before = incident.surest if found.cause == incident.cause else 0.0
             incident.cause, incident.confidence = found.cause, found.confidence
+            incident.surest = max(before, found.confidence)
+            incident.others, incident.next_step = found.others, found.next_step
+            incident.blind = self._evidence.blind
+            incident.told_by = self._evidence.pauses.batches
         else:
             found = self._attribute(incident)
         if incident.revision < 0 and self.engine is not None:
@@ -286,6 +304,7 @@ class Incidents:
         last = incident.last_slow
         assert last is not None
         incident.told_ns = int(last["end_ns"])
+        facts = self._evidence.facts(by_gaps=incident.by_gaps)
         ratio = incident.ratio
         severity: Severity = "page" if ratio >= PAGE_RATIO or incident.cause == STALL else "ticket"
         engine_id = self._engine_id
@@ -297,10 +316,8 @@ class Incidents:
             severity=severity,
             cause=incident.cause,
             confidence=incident.confidence,
-            summary=_summary(engine_id, state, incident, found.sentence),
-            next_step=found.next_step
-            if incident.cause != STALL
-            else "look at the engine's stacks: 'latencyprism doctor', 'py-spy dump'",
+            summary=summary_of(engine_id, state, incident, found.sentence),
+            next_step=LOOK_AT_STACKS if incident.cause == STALL else incident.next_step,
             begin_ns=incident.begin_ns,
             at_ns=self._clock_ns(),
             end_ns=None,
@@ -314,63 +331,34 @@ class Incidents:
                 ratio=round(ratio, 4),
                 slow_batches=incident.slow_batches,
                 workload=Workload(**last["workload"]),
-                counters_before=_rounded(self._evidence.counters_before.values),
-                counters_during=_rounded(self._evidence.counters_during.values),
-                phases_before_ns=_whole(self._evidence.phases_before_ns.values),
-                phases_during_ns=_whole(self._evidence.phases_during_ns.values),
+                counters_before=rounded(facts.before),
+                counters_during=rounded(facts.during),
+                phases_before_ns=whole(facts.phases_before_ns),
+                phases_during_ns=whole(facts.phases_during_ns),
                 pressures=found.pressures,
+                inflations=found.inflations,
+                missing_counters=found.missing,
+                throttle_reasons=self._evidence.throttle_reasons(),
                 sql=evidence_sql(engine_id, incident.begin_ns, int(last["end_ns"])),
                 peers=incident.peers,
                 peer_cells=incident.peer_cells,
             ),
-            other_causes=found.others,
+            other_causes=incident.others,
             framework=incident.framework,
             model=incident.model,
             host=incident.host,
+            device_ids=self.engine.device_ids if self.engine is not None else (),
         )
 
 
-def evidence_sql(engine_id: str, begin_ns: int, end_ns: int) -> str:
-    """Write the query that shows the batches around an incident."""
-    quoted = engine_id.replace("\\", "\\\\").replace("'", "\\'")
-    margin_ns = 10_000_000_000
-    return (
-        "SELECT sequence, begin_time, duration_ms, expected_ms, verdict, reason "
-        f"FROM batches_view WHERE engine_id = '{quoted}' "
-        f"AND begin_ns BETWEEN {begin_ns - margin_ns} AND {end_ns + margin_ns} ORDER BY begin_ns"
-    )
-
-
-def _summary(engine_id: str, state: AlertState, incident: Incident, sentence: str) -> str:
-    last = incident.last_slow or {}
-    requests = last["workload"].get("requests")
-    load = "" if requests is None else f" for {requests} requests"
-    if state == "resolved":
-        return f"{engine_id} is back to normal; {_slowness(incident)}"
-    if incident.slow_start and incident.cause != STALL:
-        return f"{engine_id} is {sentence}"
-    if incident.cause == STALL and incident.halt not in ("", STILL_RUNS):
-        return f"{engine_id}: {incident.halt}"
-    if incident.cause == STALL:
-        sentence = STILL_RUNS
-    elif incident.by_gaps:
-        return (
-            f"{engine_id}: the gap before a batch is up to {incident.gap_ns / 1e6:.1f} ms where "
-            f"{incident.usual_gap_ns / 1e6:.1f} ms is usual{load}: {sentence}"
-        )
-    return (
-        f"{engine_id}: batches take {last['observed_ns'] / 1e6:.1f} ms where "
-        f"{last['expected_ns'] / 1e6:.1f} ms is expected{load}: {sentence}"
-    )
-
-
-def _slowness(incident: Incident) -> str:
-    return f"it was {incident.ratio:.2f} times as slow as expected"
-
-
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: float(f"{value:.6g}") for name, value in values.items()}
-
-
-def _whole(values: dict[str, float]) -> dict[str, int]:
-    return {name: int(value) for name, value in values.items()}
+def _is_news(incident: Incident, found: Attribution, batches: int) -> bool:
+    """Tell whether what was found is worth a message after what was told."""
+    if found.cause == UNKNOWN:
+        return False
+    surer = found.confidence - incident.confidence
+    if found.cause != incident.cause:
+        # Two guesses that change places with each other are no news until twice as much is known.
+        is_guess = max(found.confidence, incident.confidence) <= GUESSED
+        return surer > SURER or not is_guess or batches >= 2 * incident.told_by
+    known = {*incident.others, incident.cause}
+    return found.confidence > incident.surest + SURER or bool(set(found.others) - known)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from models.attribution import Attribution
 from models.judge import WARM_BATCHES, Calibration
 from models.peers import PeerLimits
 from models.phases import SUSPICION, Around
@@ -25,6 +26,7 @@ from schemas.records import (
     HostReading,
     Iteration,
     Norms,
+    ProcessReading,
     Source,
     Workload,
     XpuReading,
@@ -36,6 +38,7 @@ from streams.incident import HOUR_NS
 from streams.judged import as_judged, as_slow, judged_batch
 from streams.learnt import Kind, Learnt
 from streams.peers import Peers, SlowStart, Start
+from streams.processes import Processes
 from streams.regimes import Regimes
 from streams.timeline import REMEMBERED, Timeline
 
@@ -90,6 +93,8 @@ class Analysis:
         # Why judges are young or back from the shelf; until they know what to say.
         self._change = ""
         self._evidence = EvidenceKeeper()
+        self._evidence.watch_throttling(self._timeline.accelerators.throttle_reasons)
+        self._processes = Processes()
         adopt_after_ns = round(settings.adopt_after_hours * HOUR_NS)
         self._incidents = Incidents(engine_id, self._evidence, clock_ns, adopt_after_ns)
         self._engine: Engine | None = None
@@ -142,12 +147,20 @@ class Analysis:
         self._evidence.add_host(reading, suspect=self._incidents.suspect)
         return self._incidents.tick(reading.end_ns)
 
+    def add_process(self, reading: ProcessReading) -> list[Alert]:
+        """Take in a reading of one of the engine's processes."""
+        suspect = self._incidents.suspect
+        for counters, begin_ns, end_ns in self._processes.add(reading):
+            self._evidence.add_processes(counters, begin_ns, end_ns, suspect=suspect)
+        return self._incidents.tick(reading.end_ns)
+
     def add_xpu(self, reading: XpuReading) -> list[Alert]:
         """Take in a reading of one of the engine's accelerators."""
         counters = self._timeline.accelerators.add(reading)
         if counters is not None:
             suspect = self._incidents.suspect
-            self._evidence.add_counters(counters, reading.begin_ns, suspect=suspect)
+            begin_ns, end_ns = reading.begin_ns, reading.end_ns
+            self._evidence.add_counters(counters, begin_ns, end_ns, suspect=suspect, kind="xpus")
         return self._incidents.tick(reading.end_ns)
 
     def add_engine(self, engine: Engine) -> list[Alert]:
@@ -171,6 +184,11 @@ class Analysis:
     def calibrations(self) -> dict[Kind, Calibration]:
         """Give how the judges' thresholds came about, by kind."""
         return self._learnt.calibrations()
+
+    @property
+    def attribution(self) -> Attribution | None:
+        """What the newest alert that named a cause was made of."""
+        return self._incidents.found
 
     @property
     def outliers(self) -> int:

@@ -51,6 +51,8 @@ class Incident:
     """An incident that is pending or firing.
 
     Attributes:
+        others: Further causes, as they were told; likewise ``next_step``.
+
         calm_since_ns: When it ended, if it is over.
 
         halt: For a stall, the sentence that says so.
@@ -68,7 +70,17 @@ class Incident:
     revision: int = -1
     cause: str = UNKNOWN
     confidence: float = 0.0
+    # The highest that was told of this cause.
+    surest: float = 0.0
+    others: tuple[str, ...] = ()
+    next_step: str = ""
     told_ns: int = 0
+    # It was told before counters of its own time were in: they are worth an update at once.
+    blind: bool = False
+    # How many batches its cause was told by.
+    told_by: int = 0
+    # Slow batches that ended since it stood still.
+    moved: int = 0
     calm: int = 0
     calm_since_ns: int = 0
     stalled: bool = False

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from schemas.recording import seen_ns
-from schemas.records import Alert, Engine, HostReading, Iteration, Norms, Record, XpuReading
+from schemas.records import (
+    Alert,
+    Engine,
+    HostReading,
+    Iteration,
+    Norms,
+    ProcessReading,
+    Record,
+    XpuReading,
+)
 from streams.analyze import Analysis, Result
 from streams.config import StreamSettings
 from streams.peers import Peers
@@ -15,7 +24,9 @@ SILENCE_NS = 30_000_000_000
 SILENCE_CHECK_NS = SILENCE_NS // 6
 # After so many in a row nothing is left to end.
 MOST_LOOKS = 15
-READ = (Iteration, HostReading, XpuReading, Engine)
+READ = (Iteration, HostReading, ProcessReading, XpuReading, Engine)
+
+Read = Iteration | HostReading | ProcessReading | XpuReading | Engine
 
 
 class Offline:
@@ -66,7 +77,7 @@ class Offline:
             return []
         return self._end_silent(self.now_ns + MOST_LOOKS * SILENCE_CHECK_NS)
 
-    def _take(self, record: Iteration | HostReading | XpuReading | Engine) -> list[Result]:
+    def _take(self, record: Read) -> list[Result]:
         analysis = self.analyses.get(record.engine_id)
         if analysis is None:
             analysis = self.analyses[record.engine_id] = Analysis(
@@ -80,6 +91,8 @@ class Offline:
             return results
         if isinstance(record, HostReading):
             return [*analysis.add_host(record)]
+        if isinstance(record, ProcessReading):
+            return [*analysis.add_process(record)]
         if isinstance(record, XpuReading):
             return [*analysis.add_xpu(record)]
         return [*analysis.add_engine(record)]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from schemas.records import Alert, Batch, Engine, HostReading, Iteration, Record, XpuReading
+from schemas.records import (
+    Alert,
+    Batch,
+    Engine,
+    HostReading,
+    Iteration,
+    ProcessReading,
+    Record,
+    XpuReading,
+)
 from streams.offline import Offline
 from streams.outcome import Outcome
 
@@ -56,5 +65,5 @@ class Replay:
         elif isinstance(record, Batch | Alert):
             if self._recorded is not None:
                 self._recorded(record)
-        elif isinstance(record, HostReading | XpuReading | Engine):
+        elif isinstance(record, HostReading | ProcessReading | XpuReading | Engine):
             self.others.add(record.engine_id)

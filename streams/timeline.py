@@ -184,6 +184,14 @@ COUNTERS = (
     "swap_out_bytes_per_second",
     "major_faults_per_second",
 )
+# Those that only the cause of an incident is judged by: batches do not carry them.
+FURTHER = (
+    "cpu_irq_ratio",
+    "cpu_iowait_ratio",
+    "disk_busy_ratio",
+    "context_switches_per_second",
+    "run_queue_latency_p99_seconds",
+)
 
 
 def spread_of(durations_ns: dict[int, int]) -> dict[str, float]:
@@ -206,3 +214,31 @@ def spread_of(durations_ns: dict[int, int]) -> dict[str, float]:
 def counters_of(reading: HostReading) -> dict[str, float]:
     """Give the known counters of a reading by name."""
     return {name: value for name in COUNTERS if (value := getattr(reading, name)) is not None}
+
+
+def all_counters_of(reading: HostReading) -> dict[str, float]:
+    """Give all counters of a reading that a cause may be judged by.
+
+    Some are made of several: CPU time that programs of others take (the kernel's is not theirs),
+    waiting for a CPU as a share of the time that the engine's threads could run, what the network
+    carries of what it can.
+    """
+    found = counters_of(reading)
+    for name in FURTHER:
+        value = getattr(reading, name)
+        if value is not None:
+            found[name] = value
+    waited, own = reading.engine_run_queue_wait_ratio, reading.engine_cpu_ratio
+    if waited is not None and own is not None:
+        could_run = waited + own * reading.cpu_count
+        found["engine_run_queue_share"] = waited / could_run if could_run > 0 else 0.0
+    if reading.cpu_user_ratio is not None and own is not None:
+        found["others_user_ratio"] = max(reading.cpu_user_ratio - own, 0.0)
+    used = [reading.network_received_bytes_per_second, reading.network_sent_bytes_per_second]
+    known = [one for one in used if one is not None]
+    if known and reading.network_link_bytes_per_second:
+        found["network_link_ratio"] = max(known) / reading.network_link_bytes_per_second
+    total, available = reading.memory_total_bytes, reading.memory_available_bytes
+    if total and available is not None:
+        found["memory_available_ratio"] = available / total
+    return found

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 
-from schemas.records import XpuReading
+from schemas.records import ThrottleReason, XpuReading
 
 # A reading that ended longer before a batch says nothing of it.
 MOST_AGE_NS = 5_000_000_000
@@ -24,6 +24,12 @@ class Accelerators:
     def __init__(self) -> None:
         self._looks: OrderedDict[str, deque[tuple[int, str, Counters]]] = OrderedDict()
         self._known: tuple[list[int], Counters] = ([], {})
+        self._reasons: dict[str, tuple[int, tuple[ThrottleReason, ...]]] = {}
+
+    def throttle_reasons(self, since_ns: int) -> tuple[ThrottleReason, ...]:
+        """Give why the clocks of devices that were looked at since then are held down."""
+        found = [why for end_ns, why in self._reasons.values() if end_ns >= since_ns]
+        return tuple(dict.fromkeys(one for why in found for one in why))
 
     def add(self, reading: XpuReading) -> Counters | None:
         """Take in a reading; give the counters where it completes a look at all devices.
@@ -33,8 +39,10 @@ class Accelerators:
         looks = self._looks.setdefault(reading.device_id, deque(maxlen=LOOKS))
         looks.append((reading.end_ns, reading.vendor, counters_of_device(reading)))
         self._looks.move_to_end(reading.device_id)
+        self._reasons[reading.device_id] = (reading.end_ns, reading.throttle_reasons or ())
         if len(self._looks) > MOST_DEVICES:
-            self._looks.popitem(last=False)
+            oldest, _ = self._looks.popitem(last=False)
+            self._reasons.pop(oldest, None)
         alike = [one[-1] for one in self._looks.values() if one[-1][1] == reading.vendor]
         fresh = [end_ns for end_ns, _, _ in alike if end_ns > reading.end_ns - MOST_AGE_NS]
         if any(end_ns != reading.end_ns for end_ns in fresh):
@@ -62,13 +70,17 @@ def worst(devices: list[Counters]) -> Counters:
     """Give the worst device's value of each counter.
 
     >>> worst([{"xpu_core_clock_ratio": 0.9, "xpu_throttled": 0.0}, {"xpu_core_clock_ratio": 0.5}])
-    {'xpu_core_clock_ratio': 0.5, 'xpu_throttled': 0.0}
+    {'xpu_core_clock_ratio': 0.5, 'xpu_throttled': 0.0, 'xpu_core_clock_spread_ratio': 0.4}
     """
     found: Counters = {}
     for counters in devices:
         for name, value in counters.items():
             pick = min if name in LEAST_IS_WORST else max
             found[name] = pick(found[name], value) if name in found else value
+    clocks = [one["xpu_core_clock_ratio"] for one in devices if "xpu_core_clock_ratio" in one]
+    if len(clocks) > 1:
+        # Far apart, one device holds up the others.
+        found["xpu_core_clock_spread_ratio"] = max(clocks) - min(clocks)
     return found
 
 

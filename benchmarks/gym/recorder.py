@@ -9,10 +9,10 @@ from typing import Any
 from schemas.codec import DecodeError, decode
 from schemas.recording import RecordingWriter
 from schemas.records import Alert, Record
-from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, TOPICS, XPUS
+from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, PROCESSES, TOPICS, XPUS
 from streams.embedded import PARTITIONS
 
-RECORDED = (ITERATIONS, HOSTS, XPUS, ENGINES, BATCHES, ALERTS)
+RECORDED = (ITERATIONS, HOSTS, PROCESSES, XPUS, ENGINES, BATCHES, ALERTS)
 
 
 class Recorder:

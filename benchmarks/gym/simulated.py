@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -98,7 +99,10 @@ def _cases(name: str) -> Iterator[Case]:
 def _job(preset: str, number: int, cases: Sequence[Case]) -> Job:
     at = WARM_SECONDS
     episodes = []
+    # Agents look on the second; what happens does not.
+    chance = random.Random(f"{SEED}/{preset}/{number}")
     for name, severity in cases:
+        at = math.ceil(at) + round(chance.random(), 3)
         end = at + (CONTROL_SECONDS if severity is None else FAULT_SECONDS)
         episodes.append(Episode(name=name, severity=severity, begin_seconds=at, end_seconds=end))
         at = end + REST_SECONDS

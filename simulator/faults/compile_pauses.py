@@ -35,4 +35,9 @@ class CompilePauses(Injector):
     def effect(self, intensity: float) -> Effect:
         """By construction of the replica, under requests that keep coming: one a second."""
         per_second = MOST_PER_SECOND / (1 + intensity / 1_000)
-        return Effect(pauses_per_second=per_second, pause_ms=intensity, phase="forward")
+        return Effect(
+            pauses_per_second=per_second,
+            pause_ms=intensity,
+            on_new_shapes=True,
+            phase="forward",
+        )

@@ -50,6 +50,7 @@ class CoreTheft(Injector):
                 "engine_run_queue_wait_ratio": add(intensity),
                 "others_cpu_ratio": add(LEFT_RATIO * intensity / (1 + intensity)),
                 "cpu_busy_ratio": add(LEFT_RATIO * intensity / (1 + intensity)),
+                "cpu_user_ratio": add(LEFT_RATIO * intensity / (1 + intensity)),
                 "cpu_pressure_ratio": add(min(0.9, 0.5 * intensity)),
             },
         )

@@ -45,6 +45,7 @@ class CpuSqueeze(Injector):
             host={
                 "others_cpu_ratio": add(min(0.5 * load, 0.9)),
                 "cpu_busy_ratio": add(min(0.5 * load, 0.9)),
+                "cpu_user_ratio": add(min(0.5 * load, 0.9)),
                 "cpu_frequency_hz": times(1 - 0.12 * min(load, 1.0)),
                 "cpu_pressure_ratio": add(min(0.3 * load, 0.8)),
             },

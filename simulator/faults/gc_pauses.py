@@ -28,9 +28,13 @@ class GcPauses(Injector):
         return [Post(url=f"{target.url}/replica/disturbances", body={"gc_pause_ms": intensity})]
 
     def effect(self, intensity: float) -> Effect:
-        """Estimated: pauses of that length; the memory as measured on the replica."""
+        """Estimated: pauses of that length, of CPU time; the memory as measured on the replica."""
         return Effect(
             pauses_per_second=COLLECTIONS_PER_SECOND,
             pause_ms=intensity,
-            process={"rss_bytes": add(_BYTES_PER_MS * intensity)},
+            process={
+                "rss_bytes": add(_BYTES_PER_MS * intensity),
+                "cpu_seconds": add(COLLECTIONS_PER_SECOND * intensity / 1_000),
+            },
+            process_role="engine_core",
         )

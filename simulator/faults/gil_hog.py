@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.fleet.effect import Effect, times
+from simulator.fleet.effect import Effect, add
 from simulator.injection.base import Injector, Levels, Machine, Needs, Target
 from simulator.injection.steps import Post, Step
 
@@ -24,9 +24,13 @@ class GilHog(Injector):
         return [Post(url=f"{target.url}/replica/disturbances", body={"gil_hog_ratio": intensity})]
 
     def effect(self, intensity: float) -> Effect:
-        """Measured on the replica: the core waits for the GIL when the worker has answered."""
+        """Measured on the replica: the core waits for the GIL when the worker has answered.
+
+        The CPU time is by construction: who holds the GIL computes.
+        """
         return Effect(
             added_ms=20.0 * intensity**1.5,
             phase="forward",
-            process={"cpu_seconds": times(1 + 20 * intensity)},
+            process={"cpu_seconds": add(intensity)},
+            process_role="engine_core",
         )

@@ -21,7 +21,8 @@ class LoopbackFault(Injector):
         "delays or drops all loopback traffic in the network namespace of the engine: its clients "
         "there, and the sockets between its own processes"
     )
-    causes = ("network_delay",)
+    # No counter that is read tells a slow network from a slow hand-over to the workers.
+    causes = ("network_delay", "dispatch_slower")
     needs = Needs(root=True, tools=("tc", "nsenter", "unshare"), target=True)
 
     probe: ClassVar[tuple[str, ...]]

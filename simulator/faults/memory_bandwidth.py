@@ -78,6 +78,7 @@ class MemoryBandwidth(Injector):
             host={
                 "others_cpu_ratio": add(min(0.5 * load, 0.9)),
                 "cpu_busy_ratio": add(min(0.5 * load, 0.9)),
+                "cpu_user_ratio": add(min(0.5 * load, 0.9)),
                 "cpu_pressure_ratio": add(min(0.3 * load, 0.8)),
                 "engine_run_queue_wait_ratio": add(0.5 * max(0.0, load - 0.5)),
             },

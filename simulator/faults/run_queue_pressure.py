@@ -69,6 +69,7 @@ class RunQueuePressure(Injector):
                 "cpu_pressure_ratio": add(min(0.9, 1.3 * busy)),
                 "others_cpu_ratio": add(min(0.8, 0.5 * busy)),
                 "cpu_busy_ratio": add(min(0.8, 0.5 * busy)),
+                "cpu_user_ratio": add(min(0.8, 0.5 * busy)),
                 "context_switches_per_second": add(intensity * 200),
                 "runnable_tasks": add(intensity),
             },

@@ -64,6 +64,7 @@ class SmtNoise(Injector):
             host={
                 "others_cpu_ratio": add(0.5 * intensity),
                 "cpu_busy_ratio": add(0.5 * intensity),
+                "cpu_user_ratio": add(0.5 * intensity),
             },
         )
 

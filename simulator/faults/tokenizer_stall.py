@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.fleet.effect import Effect
+from simulator.fleet.effect import Effect, add
 from simulator.injection.base import Injector, Levels, Machine, Needs, Target
 from simulator.injection.steps import Post, Step
 
@@ -33,4 +33,9 @@ class TokenizerStall(Injector):
     def effect(self, intensity: float) -> Effect:
         """Estimated: one server takes no more than 1000 ms of requests a second."""
         most_per_second = 1_000 / intensity
-        return Effect(arrivals_ratio=min(1.0, most_per_second / _USUAL_REQUESTS_PER_SECOND))
+        busy = min(1.0, _USUAL_REQUESTS_PER_SECOND * intensity / 1_000)
+        return Effect(
+            arrivals_ratio=min(1.0, most_per_second / _USUAL_REQUESTS_PER_SECOND),
+            process={"cpu_seconds": add(busy)},
+            process_role="api_server",
+        )

@@ -7,7 +7,7 @@ to an engine. On top comes each counter's own noise, and what a fault does to it
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from schemas.records import HostReading, ProcessReading, Record, XpuProcess, XpuReading
 from simulator.fleet.draws import Floats, Ints, Words, keys_of, normals, uniforms
 from simulator.fleet.effect import Change, Effect
+from simulator.fleet.meters import Use
 from simulator.fleet.places import Place
 from simulator.fleet.setting import Device, Setting
 
@@ -29,54 +30,15 @@ WAITING_CPU_RATIO = 0.05
 SERVER_TOKEN_SECONDS = 60e-6
 WEIGHTS_RATIO = 0.9
 NOISE_LANES = 12
+# As agents do (collectors.host.reading).
+LOCATED_SECONDS = 60
+MOST_LOCATED_BYTES = 4 << 30
 
 R = TypeVar("R", HostReading, ProcessReading, XpuReading)
 _INTEGERS = {
     record: frozenset(one.name for one in fields(record) if one.type in (int, int | None))
     for record in (HostReading, ProcessReading, XpuReading)
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
-    """What engines did between two readings; arrays along the engines.
-
-    Attributes:
-        host_seconds: Work on the CPU; likewise ``device_seconds`` on the accelerator.
-    """
-
-    seconds: float
-    host_seconds: Floats
-    device_seconds: Floats
-    tokens: Floats
-    iterations: Floats
-
-
-class Meters:
-    """Add up what engines do, and tell it as of any moment of the running iteration."""
-
-    def __init__(self, count: int) -> None:
-        self._done = np.zeros((count, 4))
-        self._running = np.zeros((count, 4))
-        self._begin_ns = np.zeros(count, np.int64)
-        self._end_ns = np.ones(count, np.int64)
-        self._last = np.zeros((count, 4))
-
-    def add(self, rows: Ints, begin_ns: Ints, end_ns: Ints, values: Floats) -> None:
-        """Take in the iterations that begin now: ms on host and device, and tokens."""
-        self._done[rows] += self._running[rows]
-        self._running[rows, :3] = values
-        self._running[rows, 3] = 1.0
-        self._begin_ns[rows], self._end_ns[rows] = begin_ns, end_ns
-
-    def read(self, rows: Ints, at_ns: int) -> Floats:
-        """Give what was done since the last call."""
-        length_ns = np.maximum(self._end_ns[rows] - self._begin_ns[rows], 1)
-        share = np.clip((at_ns - self._begin_ns[rows]) / length_ns, 0.0, 1.0)
-        now = self._done[rows] + self._running[rows] * share[:, None]
-        since: Floats = now - self._last[rows]
-        self._last[rows] = now
-        return since
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +68,7 @@ class Counters:
         self._places = places
         self._seed = seed
         hosts = sorted({place.host for place in places})
+        self._locality: dict[tuple[str, int], float | None] = {}
         self._host_keys = dict(zip(hosts, keys_of(seed, hosts), strict=True))
         self._keys: Words = keys_of(seed, [f"{place.engine_id}/counters" for place in places])
 
@@ -154,12 +117,16 @@ class Counters:
         counter = np.full(len(rows), end_ns // PERIOD_NS)
         engine_noise = _noise(self._keys[rows], counter)
         for position, row in enumerate(rows):
-            changes = [(one.effect.process, one.share) for one in shown.get(row, ())]
             for values in self._processes(
                 row, settings[position], position, use, own, engine_noise
             ):
                 values |= {"begin_ns": begin_ns, "end_ns": end_ns}
-                yield end_ns, _record(ProcessReading, values, changes)
+                changes = [
+                    (one.effect.process, one.share)
+                    for one in shown.get(row, ())
+                    if one.effect.process_role in (None, values["role"])
+                ]
+                yield end_ns, self._located(_record(ProcessReading, values, changes))
         look_ns = end_ns + LOOK_NS
         for position, row in enumerate(rows):
             device = settings[position].device
@@ -167,6 +134,19 @@ class Counters:
                 yield from self._devices(
                     row, settings[position], device, position, use, engine_noise, look_ns, shown
                 )
+
+    def _located(self, reading: ProcessReading) -> ProcessReading:
+        """Tell where a process's memory lies as agents do: each is asked once a minute.
+
+        Of a large process it is never known, for asking would hold it up.
+        """
+        if (reading.rss_bytes or 0) > MOST_LOCATED_BYTES:
+            return replace(reading, numa_local_ratio=None)
+        key = (reading.engine_id, reading.pid)
+        is_due = reading.end_ns // PERIOD_NS % LOCATED_SECONDS == reading.pid % LOCATED_SECONDS
+        if is_due or key not in self._locality:
+            self._locality[key] = reading.numa_local_ratio
+        return replace(reading, numa_local_ratio=self._locality[key])
 
     def _cpu_seconds(self, settings: list[Setting], use: Use) -> Floats:
         """Give the CPU time of each engine's processes: server, core and workers."""
@@ -177,7 +157,7 @@ class Counters:
             forward = device * (
                 setting.cpu_threads if setting.device is None else WAITING_CPU_RATIO
             )
-            apart = setting.ranks > 1
+            apart = setting.ranks > 1 or setting.worker_apart
             found[position] = (
                 SERVER_TOKEN_SECONDS * use.tokens[position] + 0.005 * use.seconds,
                 core + (0.0 if apart else forward),
@@ -207,9 +187,10 @@ class Counters:
                 "involuntary_switches": int(3 * abs(wobble)),
                 "minor_faults": int(40 * abs(wobble)),
                 "major_faults": 0,
-                "rss_bytes": (2 if is_server else 6) * 2**30,
+                "rss_bytes": (1 if setting.device is None else 2 if is_server else 6) * 2**30,
                 "threads": 40 if is_server else 90,
                 "rank": rank,
+                "cgroup_throttled_seconds": 0.0,
                 "swap_bytes": 0,
                 "numa_local_ratio": 1.0,
                 "device_ids": None if is_server or not device_ids else device_ids,

@@ -74,7 +74,8 @@ class Duration:
 
         phases_ms: How it is spent, as rank 0 shows it; one column for each of `PHASES`.
 
-        host_ms: Time on the CPU of rank 0; likewise ``device_ms`` on the accelerator.
+        host_ms: Time on the CPU of rank 0; likewise ``device_ms`` on the accelerator, which is
+            busy, too, while it waits for other ranks.
 
         rank_ms: Each rank's own path, without waiting for others.
 
@@ -103,6 +104,9 @@ class Durations:
         self._parameters = parameters
         self._keys = keys ^ _ENGINE
         self._drift = np.zeros(len(keys))
+        # Of each engine's last batch, and when a pause last came with a new shape.
+        self._tokens = np.zeros(len(keys), np.int64)
+        self._paused_ns = np.zeros(len(keys), np.int64)
         first = uniforms(self._keys, np.zeros(len(keys), np.int64), 2)
         # No two machines are alike: this engine's place among all.
         self._place = normals(first[:, 0], first[:, 1])[0]
@@ -122,7 +126,9 @@ class Durations:
         work = self._work(batch, begin_ns, count)
         paths = _Paths(work, self._parameters, batch.rows, strains)
         body_ms = paths.body_ms * work.noise
-        extra_ms = self._pauses(batch.rows, count, begin_ns, body_ms, strains)
+        is_new = batch.scheduled_tokens != self._tokens[batch.rows]
+        self._tokens[batch.rows] = batch.scheduled_tokens
+        extra_ms = self._pauses(batch.rows, count, begin_ns, body_ms, strains, is_new)
         total_ms = body_ms.copy()
         for strain in strains:
             total_ms[strain.hit] += extra_ms[strain.number]
@@ -134,7 +140,7 @@ class Durations:
             gap_ms=work.gap_ms * paths.host_ratio[:, 0],
             phases_ms=phases_ms,
             host_ms=paths.host_ms[:, 0],
-            device_ms=paths.device_ms[:, 0],
+            device_ms=paths.device_ms[:, 0] + paths.waited_ms,
             rank_ms=paths.rank_ms * work.noise[:, None],
         )
         for strain in strains:
@@ -228,7 +234,13 @@ class Durations:
         return noise + numbers["engine_sigma"] * self._place[rows]
 
     def _pauses(
-        self, rows: Ints, count: Ints, begin_ns: Ints, body_ms: Floats, strains: list[Strain]
+        self,
+        rows: Ints,
+        count: Ints,
+        begin_ns: Ints,
+        body_ms: Floats,
+        strains: list[Strain],
+        is_new: Flags,
     ) -> dict[int, Floats]:
         """Give by episode the ms that it adds to a batch of each engine that it hits."""
         added: dict[int, Floats] = {}
@@ -238,11 +250,19 @@ class Durations:
             counter = count[hit] * 4096 + strain.number
             drawn = uniforms(self._keys[rows[hit]] ^ _PAUSES, counter, 1)[:, 0]
             pauses = poisson(mean, drawn)
+            if effect.on_new_shapes:
+                pauses = self._on_new_shapes(effect, rows[hit], begin_ns[hit], is_new[hit])
             extra_ms: Floats = effect.added_ms + effect.pause_ms * pauses.astype(np.float64)
             if effect.stops:
                 extra_ms += (strain.until_ns - begin_ns[hit]) / 1e6
             added[strain.number] = extra_ms
         return added
+
+    def _on_new_shapes(self, effect: Effect, rows: Ints, begin_ns: Ints, is_new: Flags) -> Ints:
+        period_ns = 1e9 / effect.pauses_per_second
+        due = is_new & (begin_ns - self._paused_ns[rows] >= period_ns)
+        self._paused_ns[rows[due]] = begin_ns[due]
+        return due.astype(np.int64)
 
 
 class _Paths:
@@ -281,13 +301,21 @@ class _Paths:
         return total
 
     @property
+    def waited_ms(self) -> Floats:
+        """What the first rank waits for the others and for the link; it spins meanwhile.
+
+        Measured on two ranks: a device that waits in an all-reduce shows a utilisation of 100 %.
+        """
+        waited: Floats = self._slowest_ms - self.rank_ms[:, 0] + self._link_ms
+        return waited
+
+    @property
     def phases_ms(self) -> Floats:
         """Where the first rank is seen to spend it."""
         phases = np.zeros((len(self._slowest_ms), len(PHASES)))
         phases[:, _HOST_COLUMNS] = self._work.host_ms * self.host_ratio[:, :1]
         phases[:, _COLUMN["forward"]] = np.maximum(self.rank_ms[:, 0] - self.host_ms[:, 0], 0.0)
-        waited = self._slowest_ms - self.rank_ms[:, 0] + self._link_ms
-        phases[:, _COLUMN["communication_wait"]] = waited
+        phases[:, _COLUMN["communication_wait"]] = self.waited_ms
         phases[:, _COLUMN["queue"]] = self._work.queue_ms
         return phases
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.records import Phase, ThrottleReason
+from schemas.records import Phase, Role, ThrottleReason
 
 How = Literal["add", "times", "set"]
 
@@ -43,6 +43,9 @@ class Effect:
 
         pauses_per_second: Pauses of `pause_ms` at random moments, so many a second of work.
 
+        on_new_shapes: A pause comes only with a batch of another shape than the one before, and
+            at most `pauses_per_second` of them.
+
         stops: The batch that begins meanwhile stands still, in `phase`, until the fault is over.
 
         phase: Where added time, pauses and standstill show on the stack.
@@ -56,6 +59,8 @@ class Effect:
         host: Fields of `HostReading` that change; likewise ``process`` (`ProcessReading`) and
             ``device`` (`XpuReading`, of the devices that are hit).
 
+        process_role: Processes whose counters change; None for all of the engine's.
+
         throttle_reasons: Why those devices say that their clock is held down.
     """
 
@@ -65,6 +70,7 @@ class Effect:
     added_ms: float = 0.0
     pauses_per_second: float = 0.0
     pause_ms: float = 0.0
+    on_new_shapes: bool = False
     stops: bool = False
     phase: Phase = "forward"
     one_rank: bool = False
@@ -73,6 +79,7 @@ class Effect:
     host: dict[str, Change] = field(default_factory=dict)
     process: dict[str, Change] = field(default_factory=dict)
     device: dict[str, Change] = field(default_factory=dict)
+    process_role: Role | None = None
     throttle_reasons: tuple[ThrottleReason, ...] = ()
 
 

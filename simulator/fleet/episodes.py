@@ -94,6 +94,8 @@ class Told:
         control: None for a fault.
 
         host_wide: All engines of a host feel it.
+
+        needs_device: Engines without an accelerator cannot feel it.
     """
 
     severity: FaultSeverity | None
@@ -101,6 +103,7 @@ class Told:
     causes: tuple[str, ...]
     intermittent: bool
     host_wide: bool
+    needs_device: bool = False
     effect: Effect | None = None
     control: Control | None = None
 
@@ -141,6 +144,7 @@ def tell(episode: Episode) -> Told:
         causes=injector.causes,
         intermittent=injector.intermittent,
         host_wide=injector.is_host_wide(intensity),
+        needs_device=bool(injector.needs.vendors),
         effect=effect,
     )
 

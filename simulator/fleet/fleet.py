@@ -9,12 +9,13 @@ import numpy as np
 
 from schemas.records import EngineState, Fault, Record
 from simulator.fleet.batching import Batch, Batching
-from simulator.fleet.counters import Counters, Meters, Use
+from simulator.fleet.counters import Counters
 from simulator.fleet.draws import Ints, keys_of, uniforms
 from simulator.fleet.duration import Duration, Durations, Strain
 from simulator.fleet.episodes import Episode, tell
 from simulator.fleet.hits import bend_traffic, settings_of, shown_of, strains_of
 from simulator.fleet.inventory import INVENTORY_NS, command_of, engine_record
+from simulator.fleet.meters import Meters, Use
 from simulator.fleet.parameters import Parameters
 from simulator.fleet.places import places_of
 from simulator.fleet.ranks import rank_rows
@@ -154,6 +155,8 @@ class Fleet:
         chosen = set(rows)
         if told.host_wide:
             chosen = {row for names in self._hosts.values() if chosen & set(names) for row in names}
+        if told.needs_device:
+            chosen = {row for row in chosen if self._settings[row].device is not None}
         hits = np.zeros(len(self._settings), bool)
         hits[sorted(chosen)] = True
         return Running(

@@ -47,6 +47,8 @@ class Place:
             first = 0 if role == "worker" else 1
             for rank in range(first, setting.ranks):
                 found.append((self.core_pid + 1 + rank, role, rank))
+        elif setting.worker_apart:
+            found.append((self.core_pid + 1, "worker", 0))
         return found
 
     def device_ids(self, setting: Setting) -> tuple[str, ...]:

@@ -140,6 +140,7 @@ CPU_REPLICA = Setting(
         prompt_tokens=Tokens(median=120, spread=0.5, most=1000),
         output_tokens=Tokens(median=80, spread=0.5, most=400),
     ),
+    worker_apart=True,
     engines_per_host=1,
     max_requests=32,
     token_budget=512,

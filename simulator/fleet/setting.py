@@ -234,6 +234,8 @@ class Setting:
         rank_role: What a further rank reports: an ``engine_core`` has the whole iteration (SGLang),
             a ``worker`` its share of the forward pass (vLLM).
 
+        worker_apart: An engine of one rank, too, computes in a process of its own (the replica).
+
         devices_per_host: Accelerators in the host; an engine takes one for each rank.
 
         max_requests: Requests in a batch at most.
@@ -263,6 +265,7 @@ class Setting:
     device: Device | None = None
     ranks: int = 1
     rank_role: Role = "worker"
+    worker_apart: bool = False
     source: Source = "counter"
     devices_per_host: int = 8
     engines_per_host: int = 8

@@ -7,9 +7,18 @@ from typing import Any
 
 import orjson
 
-from schemas.records import Alert, Engine, HostReading, Iteration, XpuReading
+from schemas.records import Alert, Engine, HostReading, Iteration, ProcessReading, XpuReading
 from schemas.settings import KafkaSettings
-from schemas.topics import ALERTS, BATCHES, ENGINES, HOSTS, ITERATIONS, NORMS, XPUS
+from schemas.topics import (
+    ALERTS,
+    BATCHES,
+    ENGINES,
+    HOSTS,
+    ITERATIONS,
+    NORMS,
+    PROCESSES,
+    XPUS,
+)
 from streams.analyze import Analysis, Result
 from streams.app import Worker, build_worker
 from streams.broker import BrokerError
@@ -26,7 +35,10 @@ CALIBRATION_SECONDS = 600.0
 # Between two attempts to hear what other engines say of themselves.
 RETRY_SECONDS = 10.0
 
-TOPICS = {topic.name: topic for topic in (ITERATIONS, HOSTS, XPUS, ENGINES, NORMS, BATCHES, ALERTS)}
+TOPICS = {
+    topic.name: topic
+    for topic in (ITERATIONS, HOSTS, PROCESSES, XPUS, ENGINES, NORMS, BATCHES, ALERTS)
+}
 
 
 def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
@@ -119,6 +131,12 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
             analysis = analysis_of(reading.engine_id)
             await publish(analysis, [*analysis.add_host(reading)])
 
+    async def take_process(event: Any) -> None:
+        reading = await worker.read(event, ProcessReading)
+        if reading is not None:
+            analysis = analysis_of(reading.engine_id)
+            await publish(analysis, [*analysis.add_process(reading)])
+
     async def take_xpu(event: Any) -> None:
         reading = await worker.read(event, XpuReading)
         if reading is not None:
@@ -134,6 +152,7 @@ def build(kafka: KafkaSettings, stream: StreamSettings) -> Worker:
     for topic, take in (
         (ITERATIONS, take_iteration),
         (HOSTS, take_host),
+        (PROCESSES, take_process),
         (XPUS, take_xpu),
         (ENGINES, take_engine),
     ):

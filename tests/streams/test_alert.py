@@ -160,7 +160,7 @@ def test_gaps_that_cost_more_than_the_batches_are_what_is_told(told: Told) -> No
     assert "the gap before a batch is up to 25.0 ms where 1.0 ms is usual" in alert.summary
     assert alert.evidence.ratio == pytest.approx(45 / 21, rel=1e-3)
     assert alert.cause == "engine_pause"
-    assert 0 < alert.confidence < 0.5
+    assert 0 < alert.confidence < 0.9
 
 
 def test_where_batches_themselves_are_slow_gaps_are_not_the_story(told: Told) -> None:

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from models.judge import SETTLING_BATCHES, WARM_BATCHES
-from schemas.records import Alert, Batch, Iteration, Workload
-from streams.alert import CALM_BATCHES, CALM_NS, UPDATE_PERIOD_NS, evidence_sql
+from schemas.records import Alert, Batch, HostReading, Iteration, Workload
+from streams.alert import CALM_BATCHES, CALM_NS, UPDATE_PERIOD_NS
 from streams.analyze import Analysis
 from streams.learnt import WARM_INTERVALS
 from streams.timeline import GRACE_NS
+from streams.wording import evidence_sql
 from tests.streams.feed import ENGINE_ID, Feed, Listener
 
 # Normal batches after which an incident is surely over.
@@ -89,14 +90,34 @@ def test_counters_name_the_cause_in_an_update(feed: Feed, listener: Listener) ->
     assert updated.evidence.counters_during == {"others_cpu_ratio": 0.85}
 
 
-def test_updates_keep_a_distance(feed: Feed, listener: Listener) -> None:
+def test_the_first_counters_of_an_incident_update_it_with_the_next_batch(
+    feed: Feed, listener: Listener
+) -> None:
     listener.take([feed.reading()])
     listener.take(feed.batches(30, factor=1.6))
     listener.take([feed.reading(others=0.85)])
     assert listener.states == ["firing"]
-    listener.take(feed.batches(150, factor=1.6, others=0.85))
+    listener.take(feed.batches(1, factor=1.6, others=0.85))
     assert listener.states == ["firing", "updated"]
-    assert listener.alerts[1].batch_end_ns - listener.alerts[0].batch_end_ns >= UPDATE_PERIOD_NS
+    assert listener.alerts[-1].cause == "host_cpu_contention"
+
+
+def test_further_updates_keep_a_distance(feed: Feed, listener: Listener) -> None:
+    def reading(memory: float, others: float = 0.1) -> HostReading:
+        return replace(feed.reading(others=others), memory_pressure_ratio=memory)
+
+    listener.take([reading(0.0)])
+    listener.take(feed.batches(30, factor=1.6))
+    listener.take([reading(0.0, others=0.85)])
+    listener.take(feed.batches(20, factor=1.6, others=0.85))
+    told = len(listener.alerts)
+    listener.take([reading(0.9, others=0.85)])
+    listener.take(feed.batches(1, factor=1.6))
+    assert len(listener.alerts) == told
+    listener.take(feed.batches(150, factor=1.6))
+    assert "memory_pressure" in listener.alerts[told].other_causes
+    distance_ns = listener.alerts[told].batch_end_ns - listener.alerts[told - 1].batch_end_ns
+    assert distance_ns >= UPDATE_PERIOD_NS
 
 
 def test_without_a_short_resource_the_phase_is_named(feed: Feed, listener: Listener) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.records import Batch, HostReading, PhaseTime
+from models.causes.facts import MOST_PAUSES
+from schemas.records import Batch, HostReading, PhaseTime, Workload
 from streams.explain import EvidenceKeeper, Means
 
 SECOND_NS = 10**9
@@ -92,13 +93,16 @@ def test_a_phase_that_was_not_sampled_took_no_time(keeper: EvidenceKeeper) -> No
     keeper.add_batch(batch(forward=8, schedule=4), suspect=True)
     keeper.add_batch(batch(forward=8), suspect=True)
     assert keeper.phases_during_ns.values["schedule"] == 2e6
+    # Nor did one in all the batches before it was seen for the first time.
+    keeper.add_batch(batch(forward=8, postprocess=9), suspect=True)
+    assert keeper.phases_during_ns.values["postprocess"] == 3e6
 
 
 def test_a_batch_without_phases_or_expectation_is_left_out(keeper: EvidenceKeeper) -> None:
-    before = keeper.to_state()
+    before = keeper.to_state()["phases_before_ns"]
     keeper.add_batch(batch(), suspect=False)
     keeper.add_batch(replace(batch(forward=80), expected_ns=None), suspect=False)
-    assert keeper.to_state() == before
+    assert keeper.to_state()["phases_before_ns"] == before
 
 
 def test_a_heavier_workload_in_the_incident_is_no_inflation(keeper: EvidenceKeeper) -> None:
@@ -133,3 +137,111 @@ def test_plain_means_are_means_and_the_normal_follows_slowly() -> None:
         plain.learn({"a": value})
         normal.learn({"a": value})
     assert (plain.values, normal.values) == ({"a": 1.0}, {"a": 1.5})
+
+
+def test_a_look_that_began_before_the_incident_is_better_than_none(
+    keeper: EvidenceKeeper,
+) -> None:
+    keeper.begin(BEGIN_NS + int(10.8 * SECOND_NS))
+    keeper.add_host(reading(10, 0.6), suspect=True)
+    early = keeper.attribute()
+    assert (early.cause, keeper.blind) == ("host_cpu_contention", True)
+    keeper.add_host(reading(11, 0.6), suspect=True)
+    later = keeper.attribute()
+    assert (later.cause, keeper.blind) == ("host_cpu_contention", False)
+    assert early.confidence < later.confidence
+
+
+def test_a_look_that_was_over_before_the_incident_says_nothing(keeper: EvidenceKeeper) -> None:
+    keeper.add_host(reading(10, 0.9), suspect=True)
+    keeper.begin(BEGIN_NS + 11 * SECOND_NS)
+    assert keeper.attribute().cause == "unknown"
+
+
+def test_cpu_time_of_processes_counts_for_the_time_in_which_batches_ran() -> None:
+    keeper = EvidenceKeeper()
+    busy = replace(batch(forward=8), duration_ns=SECOND_NS // 4)
+    for second in range(1, 4):
+        keeper.add_batch(busy, suspect=False)
+        begin_ns = BEGIN_NS + second * SECOND_NS
+        keeper.add_processes({"core_cores": 0.1}, begin_ns, begin_ns + SECOND_NS, suspect=False)
+    assert keeper.counters_before.values == {"core_cores": 0.1, "core_busy_cores": 0.4}
+    # An engine that had nothing to do tells no pace.
+    keeper.add_processes({"core_cores": 0.9}, BEGIN_NS, BEGIN_NS + SECOND_NS, suspect=False)
+    assert keeper.counters_before.values["core_busy_cores"] == 0.4
+
+
+def test_pauses_are_counted_with_their_shape_and_phase(keeper: EvidenceKeeper) -> None:
+    keeper.begin(BEGIN_NS)
+
+    def load(tokens: int, milliseconds: int, phase: str, running: int, waiting: int) -> Batch:
+        return replace(
+            batch(**{phase: milliseconds}),
+            duration_ns=milliseconds * 1_000_000,
+            high_ns=12_000_000,
+            workload=Workload(
+                scheduled_tokens=tokens, running_requests=running, waiting_requests=waiting
+            ),
+        )
+
+    for tokens, milliseconds, phase, running, waiting in (
+        (8, 10, "forward", 8, 0),
+        (8, 90, "forward", 8, 0),
+        (9, 70, "schedule", 8, 0),
+        (9, 10, "forward", 7, 1),
+        (9, 11, "forward", 7, 1),
+    ):
+        keeper.add_batch(load(tokens, milliseconds, phase, running, waiting), suspect=True)
+    pauses = keeper.pauses
+    assert [(one.excess_ns, one.is_new, one.phase) for one in pauses.newest] == [
+        (80_000_000, False, "forward"),
+        (60_000_000, True, "schedule"),
+    ]
+    assert (pauses.batches, pauses.count, pauses.changed, pauses.preempting) == (5, 2, 1, 1)
+    assert pauses.excess_ns == 141_000_000
+
+
+def test_only_the_newest_pauses_are_kept(keeper: EvidenceKeeper) -> None:
+    keeper.begin(BEGIN_NS)
+    for _ in range(3 * MOST_PAUSES):
+        keeper.add_batch(
+            replace(batch(forward=90), duration_ns=90_000_000, high_ns=12_000_000), suspect=True
+        )
+    assert (len(keeper.pauses.newest), keeper.pauses.count) == (MOST_PAUSES, 3 * MOST_PAUSES)
+    assert len(json.dumps(keeper.to_state())) < 8_000
+
+
+def test_a_state_of_an_earlier_version_is_read(keeper: EvidenceKeeper) -> None:
+    keeper.begin(BEGIN_NS + 10 * SECOND_NS)
+    keeper.add_host(reading(10, 0.9), suspect=True)
+    kept = {"counters_before", "phases_before_ns", "counters_during", "phases_during_ns"}
+    state = {
+        name: value
+        for name, value in keeper.to_state().items()
+        if name in kept | {"incident_begin_ns"}
+    }
+    other = EvidenceKeeper()
+    other.restore(json.loads(json.dumps(state)))
+    assert other.attribute().cause == "host_cpu_contention"
+    assert not other.blind
+
+
+def test_how_far_ranks_are_apart_and_how_many_wait_are_counters_and_no_phases(
+    keeper: EvidenceKeeper,
+) -> None:
+    def apart(spread: float, waiting: int) -> Batch:
+        return replace(
+            batch(forward=8, communication_wait=1),
+            counters={"worker_spread_ratio": spread},
+            workload=Workload(waiting_requests=waiting),
+        )
+
+    for _ in range(5):
+        keeper.add_batch(apart(0.05, 2), suspect=False)
+    keeper.begin(BEGIN_NS + 10 * SECOND_NS)
+    for _ in range(5):
+        keeper.add_batch(apart(0.45, 4), suspect=True)
+    facts = keeper.facts()
+    assert facts.during == {"waiting_requests": 4.0, "worker_spread_ratio": 0.45}
+    assert set(facts.phases_during_ns) == {"forward", "communication_wait"}
+    assert keeper.attribute().cause == "slow_rank"

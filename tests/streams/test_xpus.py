@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from models.attribution import CAUSES
+from models.causes import CAUSES
 from schemas.records import Iteration, XpuReading
 from streams.analyze import Analysis
 from streams.timeline import Timeline
@@ -174,5 +174,23 @@ def test_a_fallen_clock_is_named_as_the_cause() -> None:
         listener.take(feed.batches(30, factor=1.6, others=0.1))
         look(0.9e9)
     assert listener.alerts[-1].cause == "accelerator_clock"
-    assert "100 % of its highest clock before, 45 % now" in listener.alerts[-1].summary
+    assert (
+        "100% of its highest clock before, 45% now, for its power limit"
+        in listener.alerts[-1].summary
+    )
     assert listener.alerts[-1].evidence.counters_during["xpu_core_clock_ratio"] < 0.6
+
+
+def test_reasons_of_throttling_are_those_of_devices_looked_at_since() -> None:
+    accelerators = Accelerators()
+    accelerators.add(reading(1, throttle_reasons=("hw_thermal",)))
+    accelerators.add(reading(3, "GPU-b", throttle_reasons=("sw_power_cap", "user_clock")))
+    since_ns = BEGIN_NS + 2 * SECOND
+    assert accelerators.throttle_reasons(since_ns) == ("sw_power_cap", "user_clock")
+    assert set(accelerators.throttle_reasons(BEGIN_NS)) == {
+        "hw_thermal",
+        "sw_power_cap",
+        "user_clock",
+    }
+    accelerators.add(reading(4, "GPU-b", throttle_reasons=()))
+    assert accelerators.throttle_reasons(since_ns) == ()

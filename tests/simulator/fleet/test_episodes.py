@@ -186,10 +186,69 @@ def test_counters_move_as_the_effect_says_and_only_meanwhile(with_effect: Simula
             assert one.swap_in_bytes_per_second == (1e6 if hit else 0.0)
         elif isinstance(one, ProcessReading):
             assert one.major_faults == (50 if hit else 0)
-            assert one.cgroup_throttled_seconds == (0.3 if hit else None)
+            assert one.cgroup_throttled_seconds == (0.3 if hit else 0.0)
         else:
             assert one.others == (2 if hit else 0)
             assert (one.core_clock_hz or 0) <= (0.36e9 if hit else 1.41e9)
+
+
+def test_counters_of_one_role_leave_other_processes_alone(with_effect: Simulated) -> None:
+    effect = Effect(process={"cpu_seconds": add(0.5)}, process_role="api_server")
+    readings = [one for one in with_effect(effect, [A100]) if isinstance(one, ProcessReading)]
+    for one in readings:
+        more = 0.5 if one.role == "api_server" else 0.0
+        if inside(one):
+            usual = [
+                other.cpu_seconds or 0.0
+                for other in readings
+                if other.pid == one.pid and other.end_ns <= BEGIN_NS + BEGIN * 1e9
+            ]
+            assert (one.cpu_seconds or 0.0) - max(usual) == pytest.approx(more, abs=0.15)
+
+
+def test_pauses_on_new_shapes_come_with_these_only(with_effect: Simulated) -> None:
+    effect = Effect(pauses_per_second=2.0, pause_ms=300.0, on_new_shapes=True)
+    batches = [
+        one for one in with_effect(effect, [A100]) if isinstance(one, Iteration) and one.end_ns
+    ]
+    long = [
+        (one.workload.scheduled_tokens != before.workload.scheduled_tokens, one.begin_ns)
+        for before, one in itertools.pairwise(batches)
+        if (one.end_ns or 0) - one.begin_ns > 300_000_000
+    ]
+    assert 2 <= len(long) <= 7
+    assert all(is_new for is_new, _ in long)
+    begins = [begin_ns for _, begin_ns in long]
+    assert all(later - one >= 0.5e9 for one, later in itertools.pairwise(begins))
+
+
+def test_an_engine_without_an_accelerator_feels_no_fault_of_one() -> None:
+    episode = Episode(name="accelerator_gemm", begin_seconds=1.0, end_seconds=2.0)
+    fleet = Fleet([A100, presets.load("cpu_replica")], [episode], seed=1)
+    found = list(fleet.records(3.0))
+    assert [one.engine_ids for one in fleet.truth] == [("sim-0000:8000",)]
+    fleet = Fleet([presets.load("cpu_replica")], [episode], seed=1)
+    assert not [one for one in fleet.records(3.0) if isinstance(one, Fault)]
+    assert found
+
+
+def test_where_memory_lies_is_told_as_agents_do_once_a_minute() -> None:
+    setting = presets.load("cpu_replica")
+    episode = Episode(name="numa_misplacement", intensity=1.0, begin_seconds=5.0, end_seconds=75.0)
+    readings = [
+        one
+        for one in simulate([setting], [episode], seconds=75.0, seed=1)
+        if isinstance(one, ProcessReading) and one.role == "engine_core"
+    ]
+    ratios = [one.numa_local_ratio or 0.0 for one in readings]
+    assert set(ratios) == {1.0, 0.02}
+    assert ratios == sorted(ratios, reverse=True)
+    large = [
+        one.numa_local_ratio
+        for one in simulate([A100], seconds=3.0)
+        if isinstance(one, ProcessReading) and one.role == "engine_core"
+    ]
+    assert set(large) == {None}
 
 
 def test_a_clock_that_is_held_down_tells_why(with_effect: Simulated) -> None:

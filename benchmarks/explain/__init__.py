@@ -1,0 +1,1 @@
+"""How often the right cause is named: on public captures, on two faults at once, how sure."""
