@@ -29,6 +29,11 @@ def incidents(run: Deployment, capsys: Capsys, *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+def ours(found: list[Any]) -> list[Any]:
+    """Leave out what other tests on the same brokers left open."""
+    return [one for one in found if one["alert"]["engine_id"].startswith("notify-")]
+
+
 def test_another_worker_goes_on_with_the_incident_of_one_that_is_killed(
     kafka: KafkaServer, tmp_path: Path, capsys: Capsys
 ) -> None:
@@ -46,7 +51,7 @@ def test_another_worker_goes_on_with_the_incident_of_one_that_is_killed(
         fired = [one.fire(since + 1), two.fire(since + 2)]
         publish(kafka, fired)
         wait_until("two members", lambda: len(receiver.deliveries) >= 2)
-        [listed] = incidents(run, capsys, "list")
+        [listed] = ours(incidents(run, capsys, "list"))
         assert {one["engine_id"] for one in listed["members"]} == {"notify-h:1", "notify-h:2"}
         incidents(run, capsys, "silence", "--match", "host=notify-q", "--for", "5m")
         incidents(run, capsys, "ack", listed["incident_id"], "--by", "ada")
@@ -57,11 +62,13 @@ def test_another_worker_goes_on_with_the_incident_of_one_that_is_killed(
         run.kill("first")
         over = [one.resolve(since + 9), two.resolve(since + 10)]
         publish(kafka, [*fired, hushed.fire(since + 8), hushed.resolve(since + 9), *over, *over])
-        wait_until("end", lambda: len(reader.values(NOTIFICATIONS.name, state="resolved")) >= 2)
+        wait_until(
+            "end", lambda: len(ours(reader.values(NOTIFICATIONS.name, state="resolved"))) >= 2
+        )
         run.wait_until_done("notify", ALERTS.name, NOTIFICATIONS.name)
         told = reader.values(NOTIFICATIONS.name)
         reader.close()
-        assert incidents(run, capsys, "list") == []
+        assert ours(incidents(run, capsys, "list")) == []
     mine = [found for found in told if found["incident_id"] == listed["incident_id"]]
     assert [found["revision"] for found in mine] == list(range(len(mine)))
     assert [found["state"] for found in mine].count("resolved") == 1
