@@ -177,6 +177,12 @@ def _compare(folder: Path, done: Capture, capture_id: str) -> list[str]:
             f"no difference: there is no capture {capture_id} in {folder.parent} (any more); "
             "raise [collect] capture_keep_bytes if it was deleted too soon"
         ]
+    earlier = found[1]
+    if earlier.engine_id != done.engine_id:
+        return [
+            f"no difference: {capture_id} is a capture of {earlier.engine_id}; name one of "
+            f"{done.engine_id}"
+        ]
     return write_difference(folder, done, *found)
 
 

@@ -186,7 +186,7 @@ class ApiDesk:
             raise CommandError(f"--api is {url!r}: give an address as http://127.0.0.1:9466")
         self._url = url
         self._parts = parts
-        self._token = os.environ.get(API_TOKEN, "") if token is None else token
+        self._token = os.environ.get(API_TOKEN, "").strip() if token is None else token
 
     def incidents(self) -> list[Notification]:
         """Give those that are open."""

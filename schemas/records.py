@@ -668,6 +668,9 @@ class Notification:
 
         acknowledged_by: Who said that it is taken care of.
 
+        just_acknowledged: This is what tells so: receivers that call one person after the other
+            can stop.
+
         silenced_by: Id of the silence that keeps it from being delivered.
 
         flapping: It came and went so often that only its end is told.
@@ -688,6 +691,7 @@ class Notification:
     members: tuple[Member, ...] = ()
     shared: str | None = None
     acknowledged_by: str | None = None
+    just_acknowledged: bool = False
     silenced_by: str | None = None
     flapping: bool = False
     captures: tuple[CaptureLink, ...] = ()

@@ -205,6 +205,8 @@ class Correlated:
             members=self._shown_members(),
             shared=self.shared,
             acknowledged_by=acknowledged_by,
+            just_acknowledged=acknowledged_by is not None
+            and (self.told is None or self.told.acknowledged_by != acknowledged_by),
             silenced_by=silenced_by,
             flapping=self.flapping,
             captures=tuple(self.captures.values()),
@@ -275,12 +277,14 @@ def keys_of(place: Place) -> set[Key]:
 def is_delivered(notification: Notification) -> bool:
     """Tell whether people get to see it: not while silenced, nor updates of what is taken care of.
 
-    An incident that flaps tells its updates to the topics only, too.
+    An incident that flaps tells its updates to the topics only, too. That somebody takes care is
+    told: a receiver that calls one person after the other must know.
     """
     if notification.silenced_by is not None:
         return False
     held = notification.acknowledged_by is not None or notification.flapping
-    return not (held and notification.state == "updated")
+    news = notification.state != "updated" or notification.just_acknowledged
+    return news or not held
 
 
 def _engines(members: Iterable[Member]) -> list[str]:

@@ -84,14 +84,17 @@ class Desk:
         self._turn = asyncio.Lock()
         self._ready = asyncio.Event()
         self._active = False
+        # How many times the partitions were lost: what was begun before must not go on.
+        self._losses = 0
         self.has_heard = False
         """Whether all is known that was told before this worker began."""
         self._ends: dict[tuple[str, int], int] | None = None
         # Alerts that are in no notification yet.
         self._held: list[Any] = []
+        # What was decided and is not on the brokers.
+        self._untold: list[Notification] = []
         self._handing = asyncio.Lock()
         self._handed: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._unhanded: set[tuple[str, int]] = set()
 
     def begin(self) -> None:
         """Get all partitions: alerts are for this worker from now on."""
@@ -100,22 +103,17 @@ class Desk:
     def end(self) -> None:
         """Lose them: what is held comes again, here or elsewhere."""
         self._active, self._ends = False, None
+        self._losses += 1
         self._ready.clear()
         self._held.clear()
-        self._unhanded.clear()
 
     async def take_alert(self, event: Any) -> None:
         """Take in an alert, once all is known that was told before."""
         alert = await self._worker.read(event, Alert)
         if alert is None:
             return
-        await self._ready.wait()
-        async with self._turn:
-            now_ns = self._clock_ns()
-            for notification in self.correlator.add(alert, now_ns):
-                await self._tell(notification)
-            for capture in self._captures.add(alert, now_ns):
-                await self.publish(capture)
+        while not await self._add(alert):
+            await self._ready.wait()
 
     def hold(self, event: Any) -> None:
         """Count an alert as read once it is told."""
@@ -129,21 +127,22 @@ class Desk:
             return
         while True:
             if await self._hand_over(notification):
-                break
+                return
             await asyncio.sleep(RETRY_SECONDS)
-        self._unhanded.discard((notification.incident_id, notification.revision))
 
     async def tick(self) -> None:
         """Let time pass."""
         if not self._ready.is_set():
             return
         async with self._turn:
+            # The partitions may be lost by now.
+            if not self._ready.is_set():
+                return
             now_ns = self._clock_ns()
-            for notification in self.correlator.tick(now_ns):
-                await self._tell(notification)
-            for capture in self._captures.tick(now_ns):
-                await self.publish(capture)
-            self._release()
+            if await self._tell(self.correlator.tick(now_ns)):
+                for capture in self._captures.tick(now_ns):
+                    await self.publish(capture)
+                self._release()
 
     async def hear(self, kafka: KafkaSettings, should_stop: Callable[[], bool]) -> None:
         """Hear what is told, for ever: this worker may be the next that goes on with it."""
@@ -164,43 +163,84 @@ class Desk:
 
     async def publish(self, record: Record) -> None:
         """Publish a record, however long that takes."""
+        # What was decided must get out: the next step builds on it.
         while True:
-            try:
-                return await self._worker.send_and_wait(record)
-            except Exception as err:
-                # What was decided must get out: the next step builds on it.
-                log.warning("Kafka does not take %s (%s). Trying again.", record.schema, err)
-                await asyncio.sleep(RETRY_SECONDS)
+            # Who gives up waiting must not cancel what Faust is about to report on.
+            if await asyncio.shield(self._published(record)):
+                return
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _published(self, record: Record) -> bool:
+        try:
+            await self._worker.send_and_wait(record)
+        except Exception as err:
+            log.warning("Kafka does not take %s (%s). Trying again.", record.schema, err)
+            return False
+        return True
 
     def _hear(self, record: Record) -> None:
         if isinstance(record, Capture):
             self._captures.hear(record)
+        if isinstance(record, Notification):
+            self._untold = [one for one in self._untold if not _has_overtaken(record, one)]
         if isinstance(record, Notification | Silence | Acknowledgement | Capture | Engine):
             self.correlator.hear(record)
 
     async def _catch_up(self, hearing: Hearing) -> None:
         """Be ready once all has been heard that was told before the alerts became ours."""
         if self._ends is None:
-            active = self._active
+            before = self._active, self._losses
             ends = await asyncio.to_thread(hearing.ends)
             # What another worker told while we asked would be missing.
-            self._ends = ends if active == self._active else None
+            self._ends = ends if before == (self._active, self._losses) else None
         elif hearing.has_reached(self._ends):
             self._ends, self.has_heard = None, True
             if self._active:
                 self._ready.set()
                 log.info("%d incidents are open.", len(self.correlator.incidents()))
 
-    async def _tell(self, notification: Notification) -> None:
-        log.info("%s %s: %s", notification.state, notification.incident_id, notification.summary)
-        await self.publish(notification)
-        # What could not be handed over comes again from Kafka, and first: in order.
-        if self._unhanded or not await self._hand_over(notification):
-            self._unhanded.add((notification.incident_id, notification.revision))
+    async def _add(self, alert: Alert) -> bool:
+        """Take in an alert, if it is for this worker now; tell whether it was."""
+        async with self._turn:
+            if not self._ready.is_set():
+                return False
+            now_ns = self._clock_ns()
+            if await self._tell(self.correlator.add(alert, now_ns)):
+                for capture in self._captures.add(alert, now_ns):
+                    await self.publish(capture)
+            return True
+
+    async def _tell(self, notifications: list[Notification]) -> bool:
+        """Publish what was decided and hand it over; tell whether the alerts are still ours.
+
+        What a worker that loses them has not published it tells when it has them again, unless
+        another did so.
+        """
+        losses = self._losses
+        for one in notifications:
+            log.info("%s %s: %s", one.state, one.incident_id, one.summary)
+        self._untold += notifications
+        while self._untold and losses == self._losses:
+            notification = self._untold[0]
+            if not await self._published(notification):
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            del self._untold[0]
+            if losses == self._losses and self._is_next(notification):
+                await self._hand_over(notification)
+        return losses == self._losses
+
+    def _is_next(self, notification: Notification) -> bool:
+        """Tell whether the destinations have all that was told of the incident before.
+
+        Else it is handed over when it comes from Kafka: in order, for what is overtaken is dropped.
+        """
+        incident_id, revision = _name(notification)
+        return revision == 0 or (incident_id, revision - 1) in self._handed
 
     async def _hand_over(self, notification: Notification) -> bool:
         """Give a notification to the destinations, once; tell whether they have it."""
-        name = notification.incident_id, notification.revision
+        name = _name(notification)
         async with self._handing:
             if name in self._handed:
                 return True
@@ -217,11 +257,20 @@ class Desk:
             return True
 
     def _release(self) -> None:
-        if self.correlator.unsaid:
+        if self.correlator.unsaid or self._untold:
             return
         for event in self._held:
             event.ack()
         self._held.clear()
+
+
+def _name(notification: Notification) -> tuple[str, int]:
+    return notification.incident_id, notification.revision
+
+
+def _has_overtaken(heard: Notification, untold: Notification) -> bool:
+    """Tell whether somebody told as much of an incident as is still to be told."""
+    return heard.incident_id == untold.incident_id and heard.revision >= untold.revision
 
 
 def attach(desk: Desk, worker: Worker, kafka: KafkaSettings) -> None:

@@ -1,9 +1,10 @@
 """Show what was given up, and send it again once the reason is mended.
 
 'list' shows the dead letters that nobody has sent again. 'replay' sends them: a notification that a
-receiver did not take goes to that receiver, under the same idempotency key; any other message goes
-to its topic, as it was. What was sent is remembered on the topic of dead letters, so that a second
-'replay' sends nothing twice.
+receiver did not take goes to that receiver, under the same idempotency key, unless its incident has
+gone on since, so that it would tell what is over; any other message goes to its topic, as it was.
+What was sent is remembered on the topic of dead letters, so that a second 'replay' sends nothing
+twice.
 """
 
 import argparse
@@ -17,9 +18,17 @@ from typing import TYPE_CHECKING, Any
 from latencyprism.errors import CommandError, need
 from latencyprism.times import shown, span_ns
 from schemas.codec import MAX_BURIED_BYTES, DecodeError, decode, encode
-from schemas.records import DeadLetter, Record
+from schemas.records import DeadLetter, Notification, Record
 from schemas.settings import KafkaSettings, read_settings, section
-from schemas.topics import DEADLETTERS, TOPICS, key_of, time_ms_of, topic_of
+from schemas.topics import (
+    DEADLETTERS,
+    NOTIFICATIONS,
+    TOPICS,
+    Topic,
+    key_of,
+    time_ms_of,
+    topic_of,
+)
 
 if TYPE_CHECKING:
     from streams.delivery import NotifySettings
@@ -35,6 +44,10 @@ class NotSentError(Exception):
     """A dead letter stays where it is; the text says why."""
 
 
+class OvertakenError(Exception):
+    """A notification tells what is no longer so; the text says what is."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("action", choices=("list", "replay"), help="what to do")
@@ -46,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="take those, too, that were sent again before"
     )
+    parser.add_argument(
+        "--overtaken",
+        action="store_true",
+        help="send notifications, too, whose incident has been told of anew or is over since",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (TOML)")
 
 
@@ -54,14 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     need("confluent_kafka", "collect")
     settings = read_settings(arguments.config)
     kafka = section(settings, "kafka", KafkaSettings)
-    found = open_letters(_read(kafka, settings), arguments.again)
+    found = open_letters(_letters(kafka, settings), arguments.again)
     wanted = [one for one in found if _is_wanted(one, arguments)]
     if arguments.action == "list":
         for letter in wanted:
             _print(letter, letter.error)
         print(f"{len(wanted)} dead letters{_beside(len(found) - len(wanted))}.")
         return 0
-    return _replay(wanted, kafka, settings)
+    newest = {} if arguments.overtaken else _newest(wanted, kafka, settings)
+    return _replay(wanted, newest, kafka, settings)
 
 
 def open_letters(letters: Iterable[DeadLetter], again: bool = False) -> list[DeadLetter]:
@@ -79,13 +98,35 @@ def open_letters(letters: Iterable[DeadLetter], again: bool = False) -> list[Dea
     return sorted(left, key=lambda letter: letter.at_ns)
 
 
-def _read(kafka: KafkaSettings, settings: dict[str, Any]) -> Iterator[DeadLetter]:
+def _letters(kafka: KafkaSettings, settings: dict[str, Any]) -> Iterator[DeadLetter]:
+    for record in _read(DEADLETTERS, kafka, settings):
+        if isinstance(record, DeadLetter):
+            yield record
+
+
+def _newest(
+    letters: list[DeadLetter], kafka: KafkaSettings, settings: dict[str, Any]
+) -> dict[str, Notification]:
+    """Give the newest notification of each incident that a dead letter is about."""
+    from streams.delivery.dead import destination_of
+
+    keys = {_bytes(one.key_base64) for one in letters if destination_of(one) is not None}
+    newest: dict[str, Notification] = {}
+    for record in _read(NOTIFICATIONS, kafka, settings) if keys else ():
+        if isinstance(record, Notification) and key_of(record) in keys:
+            known = newest.get(record.incident_id)
+            if known is None or known.revision <= record.revision:
+                newest[record.incident_id] = record
+    return newest
+
+
+def _read(topic: Topic, kafka: KafkaSettings, settings: dict[str, Any]) -> Iterator[Record]:
     from streams.broker import BrokerError
     from streams.config import StreamSettings
     from streams.history import History, Range
 
     wanted = Range(
-        topics=(DEADLETTERS,),
+        topics=(topic,),
         begin_ms=None,
         end_ms=time.time_ns() // 1_000_000 + 1,
         seekable=not section(settings, "stream", StreamSettings).embedded,
@@ -93,12 +134,11 @@ def _read(kafka: KafkaSettings, settings: dict[str, Any]) -> Iterator[DeadLetter
     history = History(kafka, wanted)
     try:
         for found in history:
-            if isinstance(found.record, DeadLetter):
-                yield found.record
+            yield found.record
     except BrokerError as err:
         raise CommandError(str(err)) from err
     if history.missing:
-        raise CommandError(f"{DEADLETTERS.name} does not exist: run 'latencyprism topics --create'")
+        raise CommandError(f"{topic.name} does not exist: run 'latencyprism topics --create'")
 
 
 def _is_wanted(letter: DeadLetter, arguments: argparse.Namespace) -> bool:
@@ -110,15 +150,20 @@ def _is_wanted(letter: DeadLetter, arguments: argparse.Namespace) -> bool:
     )
 
 
-def _replay(letters: list[DeadLetter], kafka: KafkaSettings, settings: dict[str, Any]) -> int:
+def _replay(
+    letters: list[DeadLetter],
+    newest: dict[str, Notification],
+    kafka: KafkaSettings,
+    settings: dict[str, Any],
+) -> int:
     from confluent_kafka import Producer
 
     from streams.delivery import NotifySettings
 
     options: dict[str, Any] = {**kafka.client_options(), "log_level": 0}
     producer: Any = Producer(options)
-    send = _Sender(producer, section(settings, "notify", NotifySettings))
-    failed = 0
+    send = _Sender(producer, section(settings, "notify", NotifySettings), newest)
+    failed = overtaken = 0
     for letter in letters:
         try:
             told = send(letter)
@@ -126,17 +171,24 @@ def _replay(letters: list[DeadLetter], kafka: KafkaSettings, settings: dict[str,
         except NotSentError as err:
             failed += 1
             told = f"NOT SENT: {err}"
+        except OvertakenError as err:
+            overtaken += 1
+            told = f"OVERTAKEN: {err}"
         _print(letter, told)
-    print(f"{len(letters) - failed} sent again, {failed} not.")
+    others = f", {overtaken} overtaken (--overtaken sends those, too)" if overtaken else ""
+    print(f"{len(letters) - failed - overtaken} sent again, {failed} not{others}.")
     return 1 if failed else 0
 
 
 class _Sender:
     """Send a dead letter to where it was to go; give what was done."""
 
-    def __init__(self, producer: Any, notify: "NotifySettings") -> None:
+    def __init__(
+        self, producer: Any, notify: "NotifySettings", newest: dict[str, Notification]
+    ) -> None:
         self._producer = producer
         self._notify = notify
+        self._newest = newest
 
     def __call__(self, letter: DeadLetter) -> str:
         from streams.delivery.dead import destination_of
@@ -167,6 +219,9 @@ class _Sender:
         from streams.delivery.request import Requests
 
         notification = notification_of(letter)
+        newest = self._newest.get(notification.incident_id)
+        if newest is not None and newest.revision > notification.revision:
+            raise OvertakenError(_overtaken(newest))
         known = {one.name: one for one in self._notify.all_destinations(os.environ)}
         if name not in known:
             raise NotSentError(
@@ -183,6 +238,13 @@ class _Sender:
         finally:
             requests.close()
         return f"delivered to {name!r}"
+
+
+def _overtaken(newest: Notification) -> str:
+    since = f"since {shown(newest.at_ns)}"
+    if newest.state == "resolved":
+        return f"its incident is over {since}"
+    return f"its incident has gone on to revision {newest.revision} ({newest.state}) {since}"
 
 
 def _mark(letter: DeadLetter) -> DeadLetter:

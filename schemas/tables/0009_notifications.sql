@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS notifications
     member_ratios Array(Nullable(Float64)),
     shared Nullable(String),
     acknowledged_by Nullable(String),
+    just_acknowledged Bool,
     silenced_by Nullable(String),
     flapping Bool,
     capture_ids Array(String)

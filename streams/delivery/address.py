@@ -14,6 +14,9 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 # Public by its number, but it answers with the secrets of an Azure host.
 METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Public by what Python says, and yet a way to hosts nearby: local NAT64, IPv4-translated and
+# site-local addresses.
+NEARBY = tuple(map(ipaddress.ip_network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "fec0::/10")))
 
 
 class AddressRefusedError(OSError):
@@ -121,7 +124,9 @@ def is_public(text: str) -> bool:
     (True, False, False)
     """
     address = _inner(ipaddress.ip_address(text.partition("%")[0]))
-    return address.is_global and not address.is_multicast and address not in METADATA
+    if address in METADATA or any(address in network for network in NEARBY):
+        return False
+    return address.is_global and not address.is_multicast
 
 
 def _inner(address: IPAddress) -> IPAddress:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from schemas.records import AlertState, Notification
+from streams.delivery.known import Known
 from streams.sinks.retry import Backoff
 
 
@@ -72,16 +73,19 @@ class Backlog:
         waiting = self._incidents.get(incident_id)
         return waiting.entries[-1].revision if waiting is not None else -1
 
-    def add(self, entry: Entry) -> list[Entry]:
+    def add(self, entry: Entry, is_known: bool) -> list[Entry]:
         """Take an entry in; give those that it makes pointless, which no longer wait.
 
-        They are updates: what an incident began and ended with is told in any case.
+        They are updates: what an incident began and ended with is told in any case. Of an incident
+        that is not known to the receiver, the first to be told is its beginning, update or not.
         """
         waiting = self._incidents.get(entry.incident_id)
         if waiting is None:
             waiting = self._incidents[entry.incident_id] = _Waiting(self._make_backoff())
         overtaken = [
-            one for one in waiting.entries if one.state == "updated" and one is not self._flying
+            one
+            for place, one in enumerate(waiting.entries)
+            if one.state == "updated" and one is not self._flying and (is_known or place > 0)
         ]
         waiting.entries.append(entry)
         self._count += 1
@@ -146,13 +150,16 @@ class Backlog:
         waiting.has_failed = True
         waiting.not_before = now + (waiting.backoff.next_pause(asked_seconds) or 0.0)
 
-    def older_than(self, at_ns: int) -> list[Entry]:
-        """Give the entries from before a moment, those of an incident in their order."""
+    def over_before(self, at_ns: int, known: Known) -> list[Entry]:
+        """Give what waits of incidents that ended before a moment and are not known.
+
+        Of one that is still open, or whose end is awaited, somebody has to hear, however late.
+        """
         return [
             entry
-            for waiting in self._incidents.values()
+            for incident_id, waiting in self._incidents.items()
+            if incident_id not in known and _ended_before(at_ns, waiting.entries[-1])
             for entry in waiting.entries
-            if entry.at_ns < at_ns
         ]
 
     def oldest_incident(self) -> list[Entry]:
@@ -163,3 +170,7 @@ class Backlog:
     def _is_waiting(self, entry: Entry) -> bool:
         waiting = self._incidents.get(entry.incident_id)
         return waiting is not None and entry in waiting.entries
+
+
+def _ended_before(at_ns: int, newest: Entry) -> bool:
+    return newest.state == "resolved" and newest.at_ns < at_ns

@@ -30,7 +30,9 @@ BURY_PAUSE_SECONDS = 5.0
 
 
 class Destination:
-    """Keep notifications until the receiver has taken them, or they are too old.
+    """Keep notifications until the receiver has taken or refused them, or they are pointless.
+
+    Pointless is an incident that the receiver never heard of and that has long been over.
 
     `put` may be called by one thread while another calls `step`.
 
@@ -102,7 +104,7 @@ class Destination:
             except SpoolFull:
                 self._counts.full += 1
                 raise
-            for overtaken in self._backlog.add(entry):
+            for overtaken in self._backlog.add(entry, entry.incident_id in self._known):
                 self._counts.dropped += 1
                 self._spool.remove(overtaken.number)
             return entry
@@ -197,7 +199,8 @@ class Destination:
             if self._known.has(notification):
                 self._spool.remove(number)
                 continue
-            for overtaken in self._backlog.add(Entry.of(number, notification)):
+            is_known = notification.incident_id in self._known
+            for overtaken in self._backlog.add(Entry.of(number, notification), is_known):
                 self._spool.remove(overtaken.number)
         if len(self._backlog):
             log.info("%s: %d from before wait in the spool.", self.name, len(self._backlog))
@@ -243,7 +246,7 @@ class Destination:
             if not said:
                 self._failing_since = now
             oldest_ns = int((self._clock_seconds() - self.settings.max_age_seconds) * 1e9)
-            too_old = self._backlog.older_than(oldest_ns)
+            too_old = self._backlog.over_before(oldest_ns, self._known)
         if not said:
             log.warning("%s: %s. Kept and tried again.", self.name, err)
         if too_old:

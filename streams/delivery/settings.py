@@ -50,7 +50,8 @@ class DestinationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
         send_resolved: Whether the end is told.
 
-        max_age_seconds: What is older and still not delivered goes to the dead letters.
+        max_age_seconds: An incident that has been over for so long before anything of it could be
+            delivered goes to the dead letters; what is open, or was told of, is tried on.
 
         spool_mib: What waits on disk, at most; beyond that the oldest goes to the dead letters.
     """
@@ -105,7 +106,7 @@ class NotifySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
         retry_most_seconds: The longest pause.
 
-        give_up_seconds: After so long a delivery to ``default`` goes to the dead-letter topic.
+        give_up_seconds: ``max_age_seconds`` of ``default``.
 
         spool_folder: What waits for delivery; a folder that survives restarts, for one worker.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from typing import Any
 
 from schemas.records import Notification
@@ -16,7 +15,7 @@ from schemas.settings import KafkaSettings
 from schemas.topics import ACKNOWLEDGEMENTS, ALERTS, CAPTURES, NOTIFICATIONS, SILENCES
 from streams.app import Worker, build_worker
 from streams.capture_policy import CapturePolicy, CaptureSettings
-from streams.config import API_TOKEN, StreamSettings
+from streams.config import StreamSettings
 from streams.correlate import Correlator
 from streams.delivery import Deliveries, NotifySettings, buried
 from streams.notices import Desk, attach
@@ -93,9 +92,9 @@ class Graves:
 
 
 def _serve(desk: Desk, worker: Worker, listen: str) -> None:
-    from streams.workers.notify_api import Api, parse_listen
+    from streams.workers.notify_api import Api, api_token, parse_listen
 
-    token = os.environ.get(API_TOKEN, "")
+    token = api_token()
     address = parse_listen(listen, token)
     api = Api(desk.correlator, desk.publish, address, token, lambda: desk.has_heard)
 

@@ -6,9 +6,11 @@ loopback address anybody on the host may read; all else needs the token.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -29,7 +31,8 @@ log = logging.getLogger("latencyprism.notify")
 
 MOST_BODY_BYTES = 16_384
 STOP_SECONDS = 1.0
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+# So long may Kafka take for what is written.
+WRITE_SECONDS = 10.0
 
 Publish = Callable[[Record], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -94,6 +97,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def api_token() -> str:
+    """Give the token of the environment; the line end of a file it came from is no part of it."""
+    return os.environ.get(API_TOKEN, "").strip()
+
+
+def _host_of(request: web.Request) -> str:
+    """Give the name that a request asks for, without port and brackets."""
+    found = re.fullmatch(r"\[?([^\[\]]*?)\]?(:\d*)?", request.host or "")
+    return found[1] if found is not None else ""
 
 
 class Api:
@@ -173,8 +187,7 @@ class Api:
     @web.middleware
     async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let through who may."""
-        name = (request.host or "").rpartition(":")[0] or request.host
-        if self._local and name not in LOCAL_NAMES:
+        if self._local and not is_loopback(_host_of(request)):
             # A web page could have its own name lead here, and read with its visitor's browser.
             raise Refused(403, "ask for this host by the name localhost")
         self._check_token(request)
@@ -233,7 +246,14 @@ class Api:
         return _answer(encode(record))
 
     async def _write(self, record: Any) -> None:
-        await self._publish(record)
+        try:
+            await asyncio.wait_for(self._publish(record), WRITE_SECONDS)
+        except TimeoutError:
+            raise Refused(
+                503,
+                f"Kafka did not take this within {WRITE_SECONDS:g} s: check that its brokers run, "
+                "look with GET whether it came through all the same, else send it again",
+            ) from None
         # It comes back from Kafka as well; who asked may ask again before it does.
         self._correlator.hear(record)
 
@@ -248,7 +268,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPRequestEntityTooLarge:
         return _error(413, f"the body is too large: send at most {MOST_BODY_BYTES} bytes")
     except web.HTTPException as err:
-        return _error(err.status, f"{err.reason}: see docs/operations.md for what there is")
+        return _error(err.status, f"{err.reason}: see docs/incidents.md for what there is")
     except Exception:
         log.exception("%s %s failed.", request.method, request.path)
         return _error(500, "the worker failed on this: its log says why")

@@ -246,6 +246,18 @@ def test_without_the_earlier_capture_the_new_one_is_taken_and_the_gap_is_told(
 
 
 @pytest.mark.usefixtures("quick")
+def test_captures_of_two_engines_are_not_compared(own_process: Target, tmp_path: Path) -> None:
+    requests = Requests(own_process, tmp_path)
+    requests.listener.handle(request("h:8000", 0.1))
+    first = requests.captures[-1]
+    assert first.folder is not None
+    record = Path(first.folder) / "capture.json"
+    record.write_text(record.read_text().replace('"h:8000"', '"h:9000"'))
+    requests.listener.handle(request("h:8000", 0.1, compare_with=first.capture_id))
+    assert "is a capture of h:9000; name one of h:8000" in (requests.captures[-1].error or "")
+
+
+@pytest.mark.usefixtures("quick")
 def test_while_somebody_else_captures_the_request_is_answered_with_that(
     own_process: Target, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from latencyprism.__main__ import main
 from schemas.codec import MAX_BURIED_BYTES, dead_letter, encode
-from schemas.records import DeadLetter, Record
+from schemas.records import AlertState, DeadLetter, Record
 from schemas.topics import ALERTS, BATCHES, TOPICS, key_of, time_ms_of, topic_of
 from streams.delivery import buried
 from streams.embedded import PARTITIONS, EmbeddedBroker
@@ -136,6 +136,29 @@ def test_a_notification_goes_to_its_receiver_once_under_its_key(
     assert len(receiver.deliveries) == 2
     assert say("replay", "--again")[1][-1] == "2 sent again, 0 not."
     assert len(receiver.deliveries) == 4
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        ("resolved", "OVERTAKEN: its incident is over since 2026-"),
+        ("updated", "OVERTAKEN: its incident has gone on to revision 2 (updated) since 2026-"),
+    ],
+)
+def test_what_is_no_longer_so_is_sent_only_if_asked_for(
+    broker: EmbeddedBroker, receiver: Receiver, say: Say, state: AlertState, sentence: str
+) -> None:
+    newest = notification(revision=2, state=state)
+    produce(broker, notification(), newest, notification(revision=1))
+    produce(broker, undelivered(), buried(newest, "default", "why"), undelivered(incident_id="b"))
+    produce(broker, notification("b"))
+    status, lines = say("replay")
+    assert status == 0
+    assert sum(sentence in line for line in lines) == 1
+    assert lines[-1] == "2 sent again, 0 not, 1 overtaken (--overtaken sends those, too)."
+    assert sorted(keys(receiver)) == ["abc-2", "b-0"]
+    assert say("replay", "--overtaken")[1][-1] == "1 sent again, 0 not."
+    assert sorted(keys(receiver)) == ["abc-0", "abc-2", "b-0"]
 
 
 def test_one_that_dies_again_is_shown_again(broker: EmbeddedBroker, say: Say) -> None:

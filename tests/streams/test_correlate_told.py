@@ -107,12 +107,13 @@ def test_an_incident_is_told_if_one_of_its_engines_is_not_silenced() -> None:
     assert [(one.state, engines(one)) for one in world.delivered] == [("firing", ["h1:1", "h1:2"])]
 
 
-def test_what_is_acknowledged_is_only_told_to_be_over() -> None:
+def test_that_an_incident_is_acknowledged_is_told_once_and_then_only_its_end() -> None:
     world, one, other = World(), Trouble("h1:1", 10), Trouble("h1:2", 20)
     world.take(one.fire())
     world.correlator.hear(Acknowledgement(incident_id=one.incident_id, at_ns=at(12), by="ada"))
     world.take(other.fire(), one.resolve(30), other.resolve(32))
-    assert states(world.delivered) == ["firing", "resolved"]
+    assert states(world.delivered) == ["firing", "updated", "resolved"]
+    assert [found.just_acknowledged for found in world.delivered] == [False, True, False]
     assert {found.acknowledged_by for found in world.told[1:]} == {"ada"}
 
 
@@ -123,6 +124,7 @@ def test_what_gets_worse_is_told_though_it_was_acknowledged() -> None:
     world.take(one.update(15, severity="page"))
     assert [(found.state, found.severity, found.acknowledged_by) for found in world.delivered] == [
         ("firing", "ticket", None),
+        ("updated", "ticket", "ada"),
         ("firing", "page", None),
     ]
 

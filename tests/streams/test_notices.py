@@ -42,6 +42,8 @@ class World:
     now: float = 0.0
     broker_away: int = 0
     disk_full: bool = False
+    comes_at_once: bool = False
+    loses_all: bool = False
     desk: Desk = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,10 @@ class World:
             raise ConnectionError("no broker")
         self.topic.append(record)
         self.log.append("published")
+        if self.loses_all:
+            self.desk.end()
+        if self.comes_at_once and isinstance(record, Notification):
+            await self.desk.take_notification(Event(record))
 
     def put(self, notification: Notification) -> None:
         if self.disk_full:
@@ -158,6 +164,8 @@ def test_what_was_told_before_is_heard_before_the_first_alert(world: World) -> N
 
     async def second() -> None:
         await world.take(*alerts)
+        for record in world.topic[1:]:
+            await world.desk.take_notification(Event(record))
 
     run(world, first)
     world.start()
@@ -257,7 +265,7 @@ def test_an_acknowledgement_is_heard_and_told_to_the_topic(world: World) -> None
             await world.desk.tick()
 
     run(world, life)
-    assert world.states == ["firing"]
+    assert world.states == ["firing", "updated"]
 
 
 def test_what_is_held_is_not_read_when_the_partitions_are_lost(world: World) -> None:
@@ -284,3 +292,140 @@ def test_an_incident_that_is_bad_enough_asks_for_a_capture(world: World) -> None
 
     run(world, life)
     assert [type(one) for one in world.topic] == [Notification, Capture]
+
+
+def test_what_was_published_before_a_crash_is_not_overtaken_by_the_next_worker(
+    world: World,
+) -> None:
+    one = Trouble("h1:1", 1)
+
+    async def first() -> None:
+        world.disk_full = True
+        await world.take(one.fire())
+
+    async def second() -> None:
+        world.disk_full = False
+        await world.take(one.resolve(20))
+        assert world.states == []
+        for record in list(world.topic):
+            await world.desk.take_notification(Event(record))
+
+    run(world, first)
+    world.start()
+    run(world, second)
+    assert [one.revision for one in world.put_away] == [0, 1]
+
+
+def test_what_waits_for_a_full_disk_is_not_overtaken_after_a_rebalance(world: World) -> None:
+    one = Trouble("h1:1", 1)
+
+    async def life() -> None:
+        world.disk_full = True
+        await world.take(one.fire())
+        world.desk.end()
+        world.desk.begin()
+        world.disk_full = False
+        await world.take(one.resolve(20))
+        assert world.states == []
+        for record in list(world.topic):
+            await world.desk.take_notification(Event(record))
+
+    run(world, life)
+    assert [one.revision for one in world.put_away] == [0, 1]
+
+
+def test_a_disk_that_was_full_keeps_back_no_later_incident(world: World) -> None:
+    one, two, three = (Trouble(f"h{n}:1", 100 * n, host=f"h{n}") for n in (1, 2, 3))
+
+    async def life() -> None:
+        world.disk_full = True
+        await world.take(one.fire())
+        world.disk_full = False
+        world.comes_at_once = True
+        await world.take(two.fire(201))
+        world.comes_at_once = False
+        await world.desk.take_notification(Event(world.topic[0]))
+        await world.take(three.fire(301))
+
+    run(world, life)
+    engines = [member.engine_id for one in world.put_away for member in one.members]
+    assert engines == ["h2:1", "h1:1", "h3:1"]
+
+
+def test_a_worker_that_lost_its_partitions_while_it_waited_publishes_no_more(world: World) -> None:
+    one = Trouble("h1:1", 1)
+
+    async def life() -> None:
+        world.broker_away = 1_000_000
+        taken = asyncio.create_task(world.take(one.fire()))
+        await asyncio.sleep(0.05)
+        assert world.broker_away < 1_000_000
+        world.desk.end()
+        world.broker_away = 0
+        [event] = await taken
+        await world.desk.tick()
+        assert (world.topic, world.put_away, event.acknowledged) == ([], [], False)
+        # Nobody else told it: it is told once the partitions are back.
+        world.desk.begin()
+        while not world.topic:
+            await asyncio.sleep(0.01)
+            await world.desk.tick()
+
+    run(world, life)
+    assert world.log == ["published", "put"]
+
+
+def test_what_another_worker_told_meanwhile_is_not_told_again(world: World) -> None:
+    one = Trouble("h1:1", 1)
+
+    async def life() -> None:
+        world.broker_away = 1_000_000
+        alert = one.fire()
+        taken = asyncio.create_task(world.take(alert))
+        await asyncio.sleep(0.05)
+        world.desk.end()
+        world.broker_away = 0
+        await taken
+        world.topic += Correlator().add(alert, alert.at_ns)
+        world.desk.begin()
+        await world.take(alert)
+        await world.desk.tick()
+
+    run(world, life)
+    assert len(world.topic) == 1
+
+
+def test_what_is_published_while_the_partitions_are_lost_is_left_to_the_next_worker(
+    world: World,
+) -> None:
+    async def life() -> None:
+        world.loses_all = True
+        await world.take(Trouble("h1:1", 1).fire())
+
+    run(world, life)
+    assert (world.log, world.put_away) == (["published"], [])
+
+
+@pytest.mark.parametrize("what", ["alert", "tick"])
+def test_a_worker_that_lost_its_partitions_while_another_step_ran_begins_no_step(
+    world: World, what: str
+) -> None:
+    one, two = Trouble("h1:1", 1), Trouble("h2:1", 2.5, host="h2")
+
+    async def life() -> None:
+        await world.take(one.fire(2.0), one.alert("updated", 2.1))
+        world.now = 9.0
+        # Another step has its turn.
+        await world.desk._turn.acquire()
+        step = world.take(two.fire(3)) if what == "alert" else world.desk.tick()
+        waits = asyncio.ensure_future(step)
+        await asyncio.sleep(0.01)
+        world.desk.end()
+        world.desk._turn.release()
+        await asyncio.sleep(0.05)
+        assert [one.state for one in world.put_away] == ["firing"]
+        assert not world.desk.correlator.find("h2:1@2.5")
+        waits.cancel()
+
+    run(world, life)
+    assert len(world.topic) == 1

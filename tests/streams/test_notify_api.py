@@ -16,7 +16,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from schemas.records import Acknowledgement, Record, Silence
 from streams.config import API_TOKEN
 from streams.correlate import Correlator
-from streams.workers.notify_api import MOST_BODY_BYTES, Api, parse_listen
+from streams.workers import notify_api
+from streams.workers.notify_api import MOST_BODY_BYTES, Api, api_token, parse_listen
 from tests.streams.made_alerts import Trouble
 
 BEARER = {"Authorization": "Bearer open-sesame"}
@@ -165,6 +166,13 @@ def test_what_is_no_json_or_too_large_is_refused() -> None:
         ("open-sesame", "0.0.0.0", "GET", BEARER, 200),
         # A page in a browser on this host, under a name that leads here.
         ("open-sesame", "127.0.0.1", "GET", {"Host": "evil.example:9466"}, 403),
+        ("open-sesame", "127.0.0.1", "GET", {"Host": "127.0.0.1.evil.example"}, 403),
+        ("open-sesame", "127.0.0.1", "GET", {"Host": "192.0.2.1:9466"}, 403),
+        ("open-sesame", "127.0.0.2", "GET", {"Host": "127.0.0.2:9466"}, 200),
+        ("open-sesame", "127.0.0.2", "GET", {"Host": "127.0.0.2"}, 200),
+        ("open-sesame", "::1", "GET", {"Host": "[::1]:9466"}, 200),
+        ("open-sesame", "::1", "GET", {"Host": "[::1]"}, 200),
+        ("open-sesame", "127.0.0.1", "GET", {"Host": "localhost"}, 200),
     ],
 )
 def test_who_may(
@@ -182,7 +190,27 @@ def test_paths_and_methods_that_are_not_there_are_answered_in_json() -> None:
     asked = Asked()
     found = asked.all([("GET", "/nothing", {}), ("PUT", "/silences", {"headers": BEARER})])
     assert [status for status, _ in found] == [404, 405]
-    assert all(answer["error"] for _, answer in found)
+    assert all("docs/incidents.md" in answer["error"] for _, answer in found)
+
+
+def test_while_kafka_is_away_who_writes_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: Record) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(notify_api, "WRITE_SECONDS", 0.05)
+    asked = Asked()
+    monkeypatch.setattr(asked._api, "_publish", never)
+    status, answer = asked.ask("POST", "/silences", headers=BEARER, json=SILENCE)
+    assert status == 503
+    assert "check that its brokers run" in answer["error"]
+    assert asked.ask("GET", "/silences")[1] == {"silences": []}
+
+
+def test_a_token_has_no_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(API_TOKEN, " open-sesame\n")
+    assert api_token() == "open-sesame"
+    monkeypatch.delenv(API_TOKEN)
+    assert api_token() == ""
 
 
 @pytest.mark.parametrize(

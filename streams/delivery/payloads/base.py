@@ -1,5 +1,6 @@
 """What a payload is: one file each, the file's name is its kind."""
 
+import urllib.parse
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ class Context:
         """Give the address of an incident's page; empty where there is no console."""
         if not self.console_url:
             return ""
-        return f"{self.console_url.rstrip('/')}/incident/{notification.incident_id}"
+        name = urllib.parse.quote(notification.incident_id, safe="")
+        return f"{self.console_url.rstrip('/')}/incident/{name}"
 
 
 class Payload(ABC):

@@ -40,7 +40,7 @@ class Slack(Payload):
                 ],
             }
         )
-        text = f"{title}: {_escaped(notification.summary)}"
+        text = f"{_escaped(title)}: {_escaped(notification.summary)}"
         return {"text": _cut(text, TEXT_LENGTH), "blocks": blocks}
 
 

@@ -156,7 +156,43 @@ def test_a_mistake_of_ours_in_one_notification_holds_up_no_other(
     assert run.buried == [("one-0", "KeyError: 'a mistake'")]
 
 
-def test_what_is_too_old_is_given_up_together(receiver: Receiver, make: Make) -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_still_fires_is_told_however_long_the_receiver_was_down(
+    receiver: Receiver, make: Make, restarts: bool
+) -> None:
+    run = make(max_age_seconds=600.0)
+    receiver.always = Answer(503)
+    run.put(notification("one"), notification("two"), notification("two", 1, "updated"))
+    run.run(10_000.0)
+    if restarts:
+        run.restart()
+    receiver.always = Answer()
+    run.run()
+    assert sorted(keys(receiver)) == ["one-0", "two-0", "two-1"]
+    assert run.buried == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_end_of_what_was_told_is_told_however_late(
+    receiver: Receiver, make: Make, restarts: bool
+) -> None:
+    run = make(max_age_seconds=600.0)
+    run.put(notification())
+    run.run(1.0)
+    receiver.always = Answer(503)
+    run.put(notification(revision=1, state="resolved"))
+    if restarts:
+        run.restart()
+    run.run(10_000.0)
+    receiver.always = Answer()
+    run.run()
+    assert keys(receiver) == ["abc-0", "abc-1"]
+    assert run.buried == []
+
+
+def test_what_was_over_before_anything_was_told_is_given_up_together(
+    receiver: Receiver, make: Make
+) -> None:
     run = make(max_age_seconds=600.0)
     receiver.always = Answer(503)
     run.put(*life("one"), *life("two"))

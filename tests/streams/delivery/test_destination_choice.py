@@ -43,6 +43,18 @@ def test_an_incident_that_became_one_for_it_is_told_to_its_end(
     assert keys(receiver) == ["abc-1", "abc-2", "abc-3"]
 
 
+def test_an_incident_that_became_one_for_it_and_ended_meanwhile_is_told(
+    receiver: Receiver, make: Make
+) -> None:
+    run = make(severities=("page",))
+    run.put(notification("abc", 0, "firing", severity="ticket"))
+    run.put(*(notification("abc", revision, "updated") for revision in (1, 2)))
+    run.put(notification("abc", 3, "resolved"))
+    run.restart()
+    run.run()
+    assert keys(receiver) == ["abc-1", "abc-3"]
+
+
 @pytest.mark.parametrize(
     ("changes", "revisions"),
     [({"send_updates": False}, [0, 2]), ({"send_resolved": False}, [0, 1])],

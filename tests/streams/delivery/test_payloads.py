@@ -187,6 +187,7 @@ def test_what_slack_would_read_as_markup_is_escaped() -> None:
     found = body("slack", notification(summary="<!channel> & <@U1>"))
     assert "<!" not in json.dumps(found)
     assert found["blocks"][1]["text"]["text"] == "&lt;!channel&gt; &amp; &lt;@U1&gt;"
+    assert "<!" not in body("slack", notification(cause="<!channel>"))["text"]
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "&" * 5000])
