@@ -10,6 +10,7 @@ SWAPPING_BYTES_PER_SECOND = 1e6
 # From here on packets queue up.
 FULL_LINK = 0.6
 # What is slow all over, and not by waiting for a CPU, computes slowly.
+LEAST_AROUND = 0.05
 UNIFORM_SLOWNESS = 1.2
 SLOW_ALL_OVER = 1.1
 # Of its memory this share must have gone to another node to matter.
@@ -65,7 +66,9 @@ def _uniform_slowness(facts: Facts) -> float | None:
         return None
     before_ns = sum(facts.phases_before_ns.get(one, 0.0) for one in HOST_PHASES)
     during_ns = sum(facts.phases_during_ns.get(one, 0.0) for one in HOST_PHASES)
-    if before_ns <= 0:
+    forward_ns = facts.phases_before_ns.get("forward", 0.0)
+    if before_ns <= LEAST_AROUND * forward_ns:
+        # What takes next to nothing is sampled too seldom to tell that all is alike.
         return None
     around = during_ns / (before_ns * facts.expected_ratio)
     is_alike = 0.5 * (forward - 1) <= around - 1 <= 2 * (forward - 1) + 0.2

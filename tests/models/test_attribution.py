@@ -367,6 +367,15 @@ def test_an_engine_that_computes_as_ever_and_is_slow_all_over_waits_for_memory()
     assert attribute(on_cpu(slower(forward=1.5))).cause == "forward_slower"
     waits = replace(all_over, during=BEFORE | {"engine_busy_cores": 0.8})
     assert attribute(on_cpu(waits)).cause == "forward_slower"
+    # What takes next to nothing around the forward pass tells nothing.
+    names = {name: ns for name, ns in PHASES_NS.items() if name != "forward"}
+    small = {name: ns * 0.01 for name, ns in names.items()}
+    hardly = replace(
+        all_over,
+        phases_before_ns={**all_over.phases_before_ns, **small},
+        phases_during_ns={**all_over.phases_during_ns, **{n: 1.4 * v for n, v in small.items()}},
+    )
+    assert attribute(on_cpu(hardly)).cause == "forward_slower"
     slowed = replace(all_over, during=BEFORE | {"cpu_frequency_hz": 2e9})
     assert attribute(on_cpu(slowed)).cause == "host_cpu_frequency"
     assert "memory_bandwidth" not in attribute(on_cpu(slowed)).others
