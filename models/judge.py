@@ -344,7 +344,9 @@ class Judge:
 
     def _look_for_creep(self) -> None:
         """Take a slowdown that was learnt bit by bit back, and for what it is."""
-        if self._baseline.drift < MOST_CREEP or self._alarm or self.judged <= self._warm_batches:
+        # A noisy engine's memory wanders by itself.
+        most = max(MOST_CREEP, self._residuals.scale)
+        if self._baseline.drift < most or self._alarm or self.judged <= self._warm_batches:
             return
         self._raise(self._baseline.roll_back())
 

@@ -102,6 +102,11 @@ class Residuals:
         self._scales: dict[tuple[int, int], list[Any]] = {}
         self._echo = _Echo()
 
+    @property
+    def scale(self) -> float:
+        """The usual size of residuals of decode batches on known ground."""
+        return self._surprise_of(False, 0).scale
+
     def take(self, raw: float, features: Features, expected: Expectation) -> Residual:
         """Weigh the next batch's residual; it is not learnt yet."""
         before = self._echo.take(raw, mixed=_mixed(features))
